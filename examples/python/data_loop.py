@@ -23,20 +23,17 @@ LEAST_LINES = 10  # of a job
 
 
 def main() -> None:
-    given = arguments()
-    client = OpenAI(
-        base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"),
-        api_key=os.environ.get("OPENAI_API_KEY", "none"),
-    )
-    model = given.model or client.models.list().data[0].id
+    parser = common_arguments(__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--recipe", help="recipe of headrace synthesize: a name or a file; needs --input")
+    source.add_argument("--lines-from", type=Path, help="lines that exist, instead of a recipe")
+    parser.add_argument("--compare-unprepared", action="store_true", help="train on the unprepared lines as well")
+    given = parser.parse_args()
+    client, model = connect(given)
+    held_out, grader = read_measure(client, given)
     folder: Path = given.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    held_out = read_lines(given.held_out)
-    grader = json.loads(given.grader.read_text(encoding="utf-8"))
-    client.fine_tuning.alpha.graders.validate(grader=grader)
-
     made = given.lines_from or synthesize(client, model, given, folder / "made.jsonl")
-    prepared = prepare(made, folder, given.held_out, given.prepare)
+    prepared = prepare(made, folder / "prepared.jsonl", given)
     report: dict[str, Any] = {"grader": grader["name"], "lines": {}}
     report["before"] = measure(client, model, held_out, grader, given.max_tokens)
     files = {"after": prepared, **({"unprepared": made} if given.compare_unprepared else {})}
@@ -45,17 +42,14 @@ def main() -> None:
         adapter = train(client, model, path, name, given.hyperparameters)
         report[name] = measure(client, adapter, held_out, grader, given.max_tokens)
         report[name]["gain"] = gain(report["before"]["rewards"], report[name]["rewards"])
-    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_report(report, folder)
     print_report(report)
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def common_arguments(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--recipe", help="recipe of headrace synthesize: a name or a file; needs --input")
-    source.add_argument("--lines-from", type=Path, help="lines that exist, instead of a recipe")
-    add("--input", nargs="+", default=[], help="seeds or documents of the recipe")
+    add("--input", nargs="+", default=[], help="seeds, prompts or documents of the recipe")
     add("--lines", type=int, default=40, help="lines to make (40)")
     add("--held-out", type=Path, required=True, help="chats or prompts to measure with; nothing of them is trained on")
     add("--grader", type=Path, required=True, help="JSON of a grader; it may read {{item.answer}}, the last of a chat")
@@ -63,28 +57,40 @@ def arguments() -> argparse.Namespace:
     add("--model", help="the first one that the server lists")
     add("--max-tokens", type=int, default=128, help="of an answer that is measured (128)")
     add("--hyperparameters", type=json.loads, default={}, help="of the job, as JSON")
-    add("--compare-unprepared", action="store_true", help="train on the unprepared lines as well")
     add("prepare", nargs="*", help="after --: options of headrace data prepare")
-    return parser.parse_args()
+    return parser
 
 
-def synthesize(client: OpenAI, model: str, given: argparse.Namespace, out: Path) -> Path:
+def connect(given: argparse.Namespace) -> tuple[OpenAI, str]:
+    """Return a client of the server, and the model's name."""
+    base_url = os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1")
+    client = OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
+    given.folder.mkdir(parents=True, exist_ok=True)
+    return client, given.model or client.models.list().data[0].id
+
+
+def read_measure(client: OpenAI, given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the held-out lines and the grader, which the server has checked."""
+    grader = json.loads(given.grader.read_text(encoding="utf-8"))
+    client.fine_tuning.alpha.graders.validate(grader=grader)
+    return read_lines(given.held_out), grader
+
+
+def synthesize(client: OpenAI, model: str, given: argparse.Namespace, out: Path, *options: str) -> Path:
     """Make lines with the served model as batches, which give way to clients."""
     server = str(client.base_url).rstrip("/").removesuffix("/v1")
     key = {"HEADRACE_CLIENT_KEY": client.api_key} if client.api_key != "none" else {}
-    wanted = ("--model", model, "--lines", str(given.lines), "--input", *given.input)
+    wanted = ("--model", model, "--lines", str(given.lines), "--input", *given.input, *options)
+    command = ("synthesize", given.recipe, "--server", server, *wanted, *against(given.held_out))
     # 3: it stopped before it had all lines, and has said why. Those that there are may be enough.
-    headrace(
-        "synthesize", given.recipe, "--server", server, *wanted, *against(given.held_out), out=out, env=key, also=3
-    )
-    return out
+    headrace(*command, out=out, env=key, also=3)
+    return with_enough_lines(out)
 
 
-def prepare(lines: Path, folder: Path, held_out: Path, options: Sequence[str]) -> Path:
+def prepare(lines: Path, out: Path, given: argparse.Namespace) -> Path:
     """Remove duplicates, low quality and what the held-out prompts contain."""
-    report = folder / "prepared.json"
-    out = folder / "prepared.jsonl"
-    headrace("data", "prepare", str(lines), "--report", str(report), *against(held_out), *options, out=out)
+    options = ("--report", str(out.with_suffix(".json")), *against(given.held_out), *given.prepare)
+    headrace("data", "prepare", str(lines), *options, out=out)
     return with_enough_lines(out)
 
 
@@ -151,6 +157,11 @@ def gain(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
     differences = [new - old for old, new in zip(before, after, strict=True)]
     error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("inf")
     return {"mean": fmean(differences), "standard_error": error}
+
+
+def write_report(report: dict[str, Any], folder: Path) -> None:
+    text = json.dumps(report, indent=1, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
 
 
 def print_report(report: dict[str, Any]) -> None:

@@ -54,7 +54,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Requests to the model, one for each item, or `samples` of them, each of which continues on its own.
 
     fields: properties of the JSON object that the answer is, by name: a schema, or a type's name. Without fields the
-    answer is text, a variable with the step's name.
+    answer is text, a variable with the step's name. models: names of the models that answer, in turn by sample; the
+    empty name is the run's model.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     system: str | None = None
     fields: dict[str, str | dict[str, Any]] = {}
     samples: int = 1
+    models: tuple[str, ...] = ("",)
     temperature: float = 0.8
     top_p: float = 0.95
     max_tokens: int = 512

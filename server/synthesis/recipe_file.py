@@ -99,6 +99,7 @@ def _checked(recipe: SynthesisRecipe, stem: str, variables: Mapping[str, str]) -
         where = f"step {step.name}"
         _check_step(step, where)
         _check_texts({"prompt": step.prompt, "system": step.system}, known, where)
+        _check_names(placeholders(" ".join(step.models)), recipe.variables, f"{where}: models")
         for name in step.variables:
             if name in known or not _NAME.fullmatch(name):
                 raise OptionError(f"{where}: {name!r} is taken or no name; names are of a-z, 0-9 and _, each used once")
@@ -143,6 +144,11 @@ def _check_step(step: Step, where: str) -> None:
     for name, (value, least, most) in bounds.items():
         if not least <= value <= most:
             raise OptionError(f"{where}: {name} is {value:g}; it must be from {least:g} to {most:g}")
+    if not 1 <= len(step.models) <= step.samples:
+        raise OptionError(
+            f"{where}: it has {len(step.models)} models and {step.samples} samples; give at least one model, and a "
+            "sample of each"
+        )
     for name, schema in step.fields.items():
         kind = schema if isinstance(schema, str) else schema.get("type", schema.get("enum"))
         if kind is None or (isinstance(kind, str) and kind not in _TYPES):

@@ -118,7 +118,8 @@ class Synthesis:
         for branch in branches:
             for sample in range(step.samples):
                 name = f"{branch.name}.{sample}" if step.samples > 1 else branch.name
-                request = step_request(step, branch.values, f"{name}-{step.name}", self.model, self.seed)
+                model = filled(step.models[sample % len(step.models)], branch.values) or self.model
+                request = step_request(step, branch.values, f"{name}-{step.name}", model, self.seed)
                 sent.append((_Branch(branch.item, name, branch.values), request))
         answers = await self.answer([request for _, request in sent]) if sent else {}
         passed = []

@@ -1,5 +1,6 @@
 """examples/python/data_loop.py on a real server: from a recipe to an adapter that is measured before and after."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -31,6 +32,21 @@ steps:
 output: {kind: chat, user: "{question}", assistant: "{answer}"}
 quality: []
 """,
+    "dpo": """
+source: {kind: prompts, passes: 3}
+steps:
+  - name: reply
+    prompt: "{prompt}"
+    samples: 3
+    fields: {answer: {type: string, minLength: 4, maxLength: 9}}
+    max_tokens: 80
+  - name: judge
+    prompt: "{answer}"
+    fields: {score: {type: integer, minimum: 1, maximum: 5}}
+    max_tokens: 20
+output: {kind: preference, user: "{prompt}", assistant: "{answer}", best: score}
+quality: []
+""",
 }
 _GRADER = {
     "type": "string_check",
@@ -59,51 +75,72 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_lines_are_made_prepared_trained_on_and_measured(
     tiny_server: ServerProcess, tmp_path: Path, method: str
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(_RECIPES[method])
-    (tmp_path / "in.txt").write_text("\n\n".join(f"Part {number} is about it." for number in range(_NUM_LINES)))
-    held_out = [
-        {"messages": [{"role": "user", "content": f"Held out {n}?"}, {"role": "assistant", "content": "e"}]}
-        for n in range(_NUM_HELD_OUT)
-    ]
-    (tmp_path / "held-out.jsonl").write_text("".join(json.dumps(line) + "\n" for line in held_out))
-    (tmp_path / "grader.json").write_text(json.dumps(_GRADER))
-    shown = _run_loop(
-        tiny_server,
-        tmp_path,
-        *("--recipe", "recipe.yaml", "--input", "in.txt", "--lines", str(_NUM_LINES), "--folder", "loop"),
-        *("--held-out", "held-out.jsonl", "--grader", "grader.json", "--max-tokens", "8", "--compare-unprepared"),
-        *("--hyperparameters", json.dumps({"n_epochs": 1, "lora_rank": 2, "replay": 0})),
-        *("--", "--quality", "--dedup", "exact"),
-    )
+    options = ("--compare-unprepared",) if method == "supervised" else ()
+    shown = _run(tiny_server, tmp_path, "data_loop.py", _RECIPES[method], *options)
     report = json.loads((tmp_path / "loop" / "report.json").read_text())
     made, prepared = ((tmp_path / "loop" / name).read_text().splitlines() for name in ("made.jsonl", "prepared.jsonl"))
-    assert report["lines"] == {"after": len(prepared), "unprepared": len(made)}
+    adapters = {"after": len(prepared), **({"unprepared": len(made)} if options else {})}
+    assert report["lines"] == adapters
     assert len(prepared) <= len(made) == _NUM_LINES
     assert json.loads((tmp_path / "loop" / "prepared.json").read_text())["num_lines"] == _NUM_LINES
     assert report["before"]["model"] == "tiny"
-    assert report["after"]["model"].startswith("ft:tiny:headrace:after:")
-    assert report["unprepared"]["model"].startswith("ft:tiny:headrace:unprepared:")
-    for name in ("before", "after", "unprepared"):
+    assert all(report[name]["model"].startswith(f"ft:tiny:headrace:{name}:") for name in adapters)
+    for name in ("before", *adapters):
         rewards = ["e" in answer for answer in report[name]["answers"]]
         assert report[name]["rewards"] == rewards
         assert report[name]["mean"] == pytest.approx(sum(rewards) / _NUM_HELD_OUT)
         assert f"{name} " in shown
-    differences = report["after"]["mean"] - report["before"]["mean"]
-    assert report["after"]["gain"]["mean"] == pytest.approx(differences)
+    difference = report["after"]["mean"] - report["before"]["mean"]
+    assert report["after"]["gain"]["mean"] == pytest.approx(difference)
+    assert f": {method} on loop/prepared.jsonl" in shown
 
 
-def _run_loop(server: ServerProcess, folder: Path, *arguments: str) -> str:
-    """Run the program in `folder`; return what it printed."""
+def test_self_play_stops_when_the_share_of_won_prompts_no_longer_rises(
+    tiny_server: ServerProcess, tmp_path: Path
+) -> None:
+    recipe = _RECIPES["dpo"].replace("- name: judge", '- name: judge\n    models: ["{judge}"]')
+    recipe = recipe.replace("samples: 3", 'samples: 4\n    models: ["", "{opponent}"]')
+    _run(tiny_server, tmp_path, "self_play.py", f"variables: {{opponent: '', judge: ''}}{recipe}", "--rounds", "2")
+    report = json.loads((tmp_path / "loop" / "report.json").read_text())
+    players = ["tiny", *(each["model"] for each in report["rounds"])]
+    rates = [0.5, *(each["win_rate"] for each in report["rounds"])]
+    assert players[1].startswith("ft:tiny:headrace:round-1:")
+    assert [each["player"] for each in report["rounds"]] == players[:-1]
+    assert [each["opponent"] for each in report["rounds"]] == ["tiny", *players][: len(rates) - 1]
+    rises = [rate > before for before, rate in itertools.pairwise(rates)]
+    assert rises in ([True, True], [True, False], [False])  # the first round without a rise is the last one
+    assert report["best"] == players[sum(rises)]
+    made = (tmp_path / "loop" / "round-1-made.jsonl").read_text().splitlines()
+    assert json.loads(made[0])["metadata"]["model"] == "tiny"
+
+
+def _run(server: ServerProcess, folder: Path, program: str, recipe: str, *options: str) -> str:
+    """Run an example in `folder` with a recipe; return what it printed."""
+    (folder / "recipe.yaml").write_text(recipe)
+    (folder / "in.txt").write_text("\n\n".join(f"Part {number} is about it." for number in range(_NUM_LINES)))
+    held_out = [
+        {"messages": [{"role": "user", "content": f"Held out {n}?"}, {"role": "assistant", "content": "e"}]}
+        for n in range(_NUM_HELD_OUT)
+    ]
+    (folder / "held-out.jsonl").write_text("".join(json.dumps(line) + "\n" for line in held_out))
+    (folder / "grader.json").write_text(json.dumps(_GRADER))
+    arguments = (
+        *("--recipe", "recipe.yaml", "--input", "in.txt", "--lines", str(_NUM_LINES), "--folder", "loop"),
+        *("--held-out", "held-out.jsonl", "--grader", "grader.json", "--max-tokens", "8", *options),
+        *("--hyperparameters", json.dumps({"n_epochs": 1, "lora_rank": 2, "replay": 0})),
+        *("--", "--quality", "--dedup", "exact"),
+    )
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(COMMAND).parent}:{os.environ['PATH']}",
+        "OPENAI_BASE_URL": f"{server.url}/v1",
+        "OPENAI_API_KEY": API_KEY,
+        "NO_PROXY": "127.0.0.1",
+    }
     result = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "python" / "data_loop.py"), *arguments],
+        [sys.executable, str(ROOT / "examples" / "python" / program), *arguments],
         cwd=folder,
-        env={
-            **os.environ,
-            "PATH": f"{Path(COMMAND).parent}:{os.environ['PATH']}",
-            "OPENAI_BASE_URL": f"{server.url}/v1",
-            "OPENAI_API_KEY": API_KEY,
-            "NO_PROXY": "127.0.0.1",
-        },
+        env=environment,
         capture_output=True,
         text=True,
         timeout=START_TIMEOUT_S,

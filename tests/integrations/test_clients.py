@@ -34,7 +34,7 @@ _APART = {  # which want other versions of the client
     "llama_index_python.py": ("llama-index-llms-openai-like", "llama-index-embeddings-openai-like"),
     "pydantic_ai_python.py": ("pydantic-ai-slim[openai]",),
 }
-_WITH_FILES = ("data_loop.py",)  # which need files and minutes; tests/e2e has it on a tiny model
+_WITH_FILES = ("data_loop.py", "self_play.py")  # which need files and minutes; tests/e2e has it on a tiny model
 _NODE_PACKAGES = (
     *("openai", "@anthropic-ai/sdk", "ollama", "zod", "eventsource"),
     *("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@ai-sdk/anthropic"),

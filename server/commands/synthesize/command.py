@@ -36,6 +36,7 @@ from server.synthesis.recipe import SynthesisRecipe
 from server.synthesis.recipe_file import built_in_recipes, load_recipe
 from server.synthesis.sources import Items, open_source
 from server.synthesis.synthesis import Bounds, Synthesis
+from server.synthesis.variables import filled
 from server.text.chat_templates.processes import TemplateProcesses
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def run(argv: Sequence[str]) -> int:
     recipe, path = load_recipe(namespace.recipe, config.variables)
     files = config.input or tuple(str(path.parent / name) for name in recipe.source.files)
     _check_files(config, files)
+    _check_models(recipe, config)
     preparation = _preparation(recipe, config)
     items = open_source(recipe.source, files, config.seed)
     out = Path(config.out).expanduser()
@@ -253,6 +255,19 @@ def _check_files(config: SynthesisConfig, files: Sequence[str]) -> None:
             raise OptionError(
                 f"text of {path} would be sent to {config.teacher_url}; allow it with --teacher-may-read {path}"
             )
+
+
+def _check_models(recipe: SynthesisRecipe, config: SynthesisConfig) -> None:
+    """Raise OptionError for models by name where the command loads one itself."""
+    if config.server is not None or config.teacher_url is not None:
+        return
+    for step in recipe.steps:
+        for model in step.models:
+            if name := filled(model, recipe.variables):
+                raise OptionError(
+                    f"step {step.name} is for the model {name}, and without --server only that of --model is loaded; "
+                    "give --server"
+                )
 
 
 def _preparation(recipe: SynthesisRecipe, config: SynthesisConfig) -> Preparation:

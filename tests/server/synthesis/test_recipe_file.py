@@ -48,6 +48,12 @@ def test_built_in_recipes_are_valid(name: str) -> None:
         ),
         ("fields: {task: string}", "fields: {language: string}", r"step invent: 'language' is taken or no name"),
         ("- {name: reply", "- {temperature: 3, name: reply", r"step reply: temperature is 3; it must be from 0 to 2"),
+        ("- {name: reply", "- {models: [a, b], name: reply", r"step reply: it has 2 models and 1 samples; give"),
+        (
+            "- {name: reply",
+            '- {models: ["{task}"], name: reply',
+            r"step reply: models reads \{task\}; .* there is language",
+        ),
         ("output: {kind: chat", "output: {kind: chat, best: stars", r"output: best reads \{stars\}"),
         (
             "output: {kind: chat",

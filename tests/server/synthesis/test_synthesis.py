@@ -168,6 +168,24 @@ async def test_the_best_and_the_worst_of_samples_make_a_pair(tmp_path: Path) -> 
     }
 
 
+async def test_self_play_asks_both_players_and_a_judge_by_their_names(tmp_path: Path) -> None:
+    recipe = built_in_recipes()["self-play"].read_text()
+    for variable, name in (("opponent", "earlier"), ("judge", "wise")):
+        recipe = recipe.replace(f'{variable}: ""', f"{variable}: {name}")
+
+    def script(request: StepRequest) -> str:
+        if "-reply-" in request.custom_id:
+            return random_text(["model", "earlier"].index(request.body["model"]))
+        return json.dumps({"reason": "", "score": 5 if random_text(0) in request.body["messages"][0]["content"] else 1})
+
+    synthesis, answers = synthesis_of(tmp_path, script, recipe, bounds=Bounds(1, 0, 1))
+    await synthesis.run()
+    assert [each.body["model"] for each in answers.requests] == ["model", "earlier"] * 2 + ["wise"] * 4
+    (line,) = lines_of(synthesis)
+    assert line["preferred_output"][0]["content"] == random_text(0)
+    assert line["non_preferred_output"][0]["content"] == random_text(1)
+
+
 async def test_equal_answers_make_no_pair(tmp_path: Path) -> None:
     def script(request: StepRequest) -> str:
         return (

@@ -136,6 +136,10 @@ def test_budgets_and_acceptance_stop_a_run_with_its_own_exit_code(
             ["mine.yaml", "--out", "a.jsonl", "--input", "seeds.txt", "--teacher-url", "http://b"],
             "text of seeds.txt would be sent to http://b; allow it with --teacher-may-read seeds.txt",
         ),
+        (
+            ["self-play", "--out", "a.jsonl", "--input", "seeds.txt", "--set", "opponent=other"],
+            "step reply is for the model other, and without --server only that of --model is loaded; give --server",
+        ),
         (["mine.yaml", "--out", "a.jsonl", "--min-acceptance", "2"], "it must be a number from 0 to 1"),
     ],
 )
