@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from server.decisions.decision import Kind, LabelOption, Question
 
-VERSION = "2"
+VERSION = "3"
 
 STATE_BEGIN = "Input:\n"
 # The text before and after the place where the prompt is cut into the shared part and a question's own. The cut is

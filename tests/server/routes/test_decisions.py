@@ -101,7 +101,7 @@ async def test_answers_have_openais_shape_and_the_labels_probabilities() -> None
 async def test_the_prompt_has_the_state_first_and_the_question_before_the_answer() -> None:
     client = decision_client()
     response = await _post(client, BODY)
-    assert response.headers["x-decision-wording"] == "2"
+    assert response.headers["x-decision-wording"] == "3"
     assert prompt_text(client) == (
         f"user\nInput:\nA raft.{QUESTION_BEGIN}: Is the following statement about the input true?\n"
         "It floats.\nassistant\n"

@@ -65,7 +65,7 @@ async def test_answers_have_system_ones_shape_and_the_labels_probabilities() -> 
     assert answer["usage"].keys() == {"input_tokens", "output_tokens"}
     assert answer["usage"]["input_tokens"] > len(prompts[0])
     assert response.headers["x-typesafe-request-id"] == response.headers["x-request-id"]
-    assert response.headers["x-decision-wording"] == "2"
+    assert response.headers["x-decision-wording"] == "3"
 
 
 async def test_json_is_read_as_text_and_a_noul_as_a_question() -> None:
