@@ -189,7 +189,9 @@ class FakeChild:
         return [each.text if each.fault is None else each.fault.message for each in answers]
 
     def _poll(self, seconds: float) -> None:
-        time.sleep(seconds)
+        time.sleep(min(seconds, 0.001))
+        while self.is_stopped and self.is_alive:
+            time.sleep(0.001)
         if not self.is_alive:
             raise SystemExit
 

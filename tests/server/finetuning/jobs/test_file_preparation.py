@@ -1,8 +1,6 @@
 """The preparation of a job's files: it waits for what will pass, and fails with the reason."""
 
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
@@ -10,19 +8,13 @@ from fastapi import FastAPI
 from engine.child_processes.background import LOCK_HELD, TRY_AGAIN
 from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.command_io.finetuning.job import Hyperparameters
-from engine.command_io.finetuning.mailbox import BodyQuestion
-from engine.protocol import ServiceClass
-from server.batches.running import run_body
 from server.schemas.finetuning_answers import FinetuningStatus
-from tests.helpers.fake_client import MODEL, FakeClient, make_app, says
 from tests.helpers.fake_trainer import (
     PREPARE,
-    AnyAdapter,
     FakeChildren,
     add_job,
     events_of,
     finetuning_runs,
-    trained_client,
     until_status,
 )
 
@@ -74,31 +66,6 @@ async def test_what_will_pass_is_waited_for_and_told_once(app: FastAPI) -> None:
         "The server's disk is full; the files are tried again until there is room",
         "Another process works in the job's folder; the files are tried again when it has ended",
     ]
-
-
-async def test_requests_about_lines_are_answered_as_those_of_batches(tmp_path: Path) -> None:
-    engine = FakeClient(says("7"))
-    engine.adapters = AnyAdapter()
-    app = make_app(engine, enable_lora=True, data_dir=str(tmp_path))
-    children = FakeChildren()
-    children.bodies = [
-        BodyQuestion("/v1/completions", {"model": model, "prompt": "How?", "max_tokens": 1}) for model in (MODEL, "no")
-    ]
-    async with finetuning_runs(app, children, partial(run_body, app.state.context)):
-        record = await until_status(app, (await add_job(app, 1)).id, *READY)
-    assert record.status is not FinetuningStatus.FAILED
-    assert [each.status_code for each in children.answers] == [200, 404]
-    assert [request.service_class for request in engine.requests] == [ServiceClass.BATCH]
-
-
-async def test_requests_of_a_key_that_is_gone_are_refused(tmp_path: Path) -> None:
-    app = make_app(trained_client(), enable_lora=True, data_dir=str(tmp_path), api_key=["secret"])
-    children = FakeChildren()
-    children.bodies = [BodyQuestion("/v1/completions", {"model": MODEL, "prompt": "How?"})]
-    async with finetuning_runs(app, children, partial(run_body, app.state.context)):
-        await until_status(app, (await add_job(app, 1)).id, *READY)
-    assert [each.status_code for each in children.answers] == [401]
-    assert b"the key that made the job is not accepted" in children.answers[0].body
 
 
 PREPARED = Hyperparameters(data_preparation=PreparationOptions())

@@ -24,7 +24,7 @@ from tests.helpers.fake_trainer import (
 )
 from tests.server.finetuning.jobs.test_kind import ENDED, adapter_of
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
 GRADER = {"type": "string_check", "operation": "eq", "input": "{{sample.output_text}}", "reference": "x"}
 
