@@ -8,7 +8,7 @@ from engine.command_io.finetuning.job import JobFolder
 from engine.command_io.finetuning.mailbox import Mail, read_questions, write_answers
 from engine.errors import EngineStopped
 
-NO_KEY = "the key that made the job is not accepted any more"
+NO_KEY = "the key that made the job is not accepted any more; create the job again with another key"
 
 Q = TypeVar("Q")
 
@@ -21,14 +21,13 @@ class Mailbox(Generic[Q]):
     """
 
     def __init__(self, folder: JobFolder, kind: type[Q], answer: Callable[[Q], Awaitable[Any]]) -> None:
-        """kind: of the questions. answer: answers one, in a task of its own. `num_answered` counts
-        them."""
+        """kind: type of a question. answer: answers a question; called in a task of its own."""
         self._folder = folder
         self._kind = kind
         self._answer_one = answer
         self._task: asyncio.Task[None] | None = None
         self._last_id: str | None = None  # of questions that are answered, or will be
-        self.num_answered = 0
+        self.num_answered = 0  # questions
 
     @property
     def is_busy(self) -> bool:

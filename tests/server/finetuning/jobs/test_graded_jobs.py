@@ -58,5 +58,6 @@ async def test_a_key_that_is_gone_answers_nothing(tmp_path: Path) -> None:
     async with finetuning_runs(app, children, partial(run_body, app.state.context)):
         job = await add_job(app, 1, method=TrainingMethod.REINFORCEMENT, grader=GRADER)
         await until_status(app, job.id, *ENDED)
-    assert "Answers the key that made the job is not accepted any more" in await events_of(app, job.id)
+    reason = "the key that made the job is not accepted any more; create the job again with another key"
+    assert f"Answers {reason}" in await events_of(app, job.id)
     assert engine.requests == []

@@ -86,4 +86,4 @@ async def test_requests_of_a_key_that_is_gone_are_refused(tmp_path: Path) -> Non
     async with finetuning_runs(app, children, partial(run_body, app.state.context)):
         await until_status(app, (await add_job(app, 1)).id, *READY)
     assert [each.status_code for each in children.answers] == [401]
-    assert b"the key that made the job is not accepted" in children.answers[0].body
+    assert b"the key that made the job is not accepted any more; create the job again" in children.answers[0].body
