@@ -23,6 +23,8 @@ from server.finetuning.preparation import PreparationReport, PreparedFiles, prep
 from server.finetuning.prepared_data import VALIDATION_FILE, EvaluationFile, ServedAnswers, prepare_data
 from server.finetuning.prompt_lines import PromptRules
 from server.finetuning.rendering import Renderer
+from server.finetuning.scores.line_scores import LineScorer
+from server.jobs.answers import AnswerBodies
 from server.text.chat_templates.processes import TemplateProcesses
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model
@@ -37,14 +39,14 @@ MODEL_OPTIONS = (
     *("quantize_head", "weight_cache", "threads"),
 )
 
-
 MAX_BYTES = 4 << 30  # of memory for the preparation of files, besides that of the program itself
 
 
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a job, without its files. engine: options with which the model is served. start: folder of the
-    adapter that training continues from. grader: JSON of the grader for reinforcement. chat_template, tool_call_parser,
-    reasoning_parser: server options that affect how chats are rendered."""
+    adapter that training continues from. served_model: name of the served model that scores lines; empty without a
+    server. grader: JSON of the grader for reinforcement. chat_template, tool_call_parser, reasoning_parser: server
+    options that affect how chats are rendered."""
 
     engine: EngineConfig
     method: TrainingMethod
@@ -52,6 +54,7 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     grader: dict[str, Any] | None = None
     seed: int = 0
     start: str | None = None
+    served_model: str = ""
     chat_template: str | None = None
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
@@ -63,13 +66,13 @@ def write_job(
     train: bytes,
     valid: bytes | None,
     evaluations: Sequence[EvaluationFile] = (),
-    served: ServedAnswers | None = None,
+    answer: AnswerBodies | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> PreparationReport:
     """Write all of the trainer's input to a folder that already has the tokenizer_info file; write job.json last. The
     output is deterministic, so that an interrupted job can be prepared again and continue. evaluations: files that the
-    data_preparation compares with, besides the validation file. served: models that it may ask. max_bytes: memory that
-    it may take.
+    data_preparation compares with, besides the validation file. answer: answers the requests by which it scores or
+    judges lines. max_bytes: memory that it may take.
 
     Raises FaultyFile, InvalidRequest, StartupError for options that do not fit the model, and OSError.
     """
@@ -77,44 +80,27 @@ def write_job(
     write_atomically(folder.tokenizer, info.tokenizer_json)
     templates, workers = TemplateProcesses(), TextWorkers()
     try:
-        config = ServerConfig(
-            chat_template=order.chat_template,
-            tool_call_parser=order.tool_call_parser,
-            reasoning_parser=order.reasoning_parser,
-        )
-        text_model = build_text_model(info, config, workers, templates)
-        given = _with_shape_of_start(folder, order)
+        text_model = build_text_model(info, _server_config(order), workers, templates)
         max_model_len = json.loads(folder.context.read_bytes()) if folder.context.exists() else None
-        prompts = None
-        if order.method is TrainingMethod.REINFORCEMENT:
-            prompts = _prompt_rules(order, max_model_len)
-            given = msgspec.structs.replace(given, max_completion_tokens=prompts.max_completion_tokens)
-        length = given.max_length or min(DEFAULT_LENGTH, max_model_len or DEFAULT_LENGTH)
-        options, summary = order.hyperparameters.data_preparation, ""
-        if options is not None:
-            known = [*evaluations, *([] if valid is None else [(VALIDATION_FILE, valid)])]
-            if served is not None:
-                longest = length if max_model_len is None else min(length, max_model_len - 1)
-                served.maker = ExampleMaker(Renderer(text_model, longest), None)
-            train, summary = prepare_data(folder, options, order.method, train, known, order.seed, max_bytes, served)
+        prompts = _prompt_rules(order, max_model_len)
+        job = _job(folder, order, text_model, prompts)
+        length = job.hyperparameters.max_length or min(DEFAULT_LENGTH, max_model_len or DEFAULT_LENGTH)
         renderer = Renderer(text_model, length)
+        write_rows(folder.prompts, _replay_prompts(order, text_model, renderer))
+        summary = ""
+        if job.hyperparameters.data_preparation is not None:
+            known = [*evaluations, *([] if valid is None else [(VALIDATION_FILE, valid)])]
+            # A line is scored by a request, which has room for one token less than the context.
+            longest = length if max_model_len is None else min(length, max_model_len - 1)
+            scorer = LineScorer(order.served_model, ExampleMaker(Renderer(text_model, longest), None))
+            served = None if answer is None else ServedAnswers(scorer, answer)
+            train, summary = prepare_data(folder, job, train, known, max_bytes, served)
         prepared = prepare(train, valid, order.method, renderer, prompts)
         prepared.report.data_summary = summary
         write_rows(folder.train, prepared.train)
         write_rows(folder.valid, prepared.valid)
         write_rows(folder.samples, _samples(prepared, renderer))
-        write_rows(folder.prompts, _replay_prompts(order, text_model, renderer))
         write_atomically(folder.report, msgspec.json.encode(prepared.report))
-        job = FinetuningJob(
-            engine=order.engine,
-            method=order.method,
-            hyperparameters=given,
-            seed=order.seed,
-            start=order.start,
-            end_ids=list(text_model.tokenizer.eos_token_ids),
-            grader=order.grader,
-            thought=_thought_marks(text_model) if order.method is TrainingMethod.REINFORCEMENT else None,
-        )
         write_atomically(folder.job, msgspec.json.encode(job))
         return prepared.report
     finally:
@@ -122,10 +108,38 @@ def write_job(
         workers.close()
 
 
-def _prompt_rules(order: JobOrder, max_model_len: int | None) -> PromptRules:
-    """Return the rules for prompts of a reinforcement job. Raises InvalidRequest for an invalid grader."""
+def _server_config(order: JobOrder) -> ServerConfig:
+    return ServerConfig(
+        chat_template=order.chat_template,
+        tool_call_parser=order.tool_call_parser,
+        reasoning_parser=order.reasoning_parser,
+    )
+
+
+def _prompt_rules(order: JobOrder, max_model_len: int | None) -> PromptRules | None:
+    """Return the rules for prompts of a reinforcement job; None for others. Raises InvalidRequest for an invalid
+    grader."""
+    if order.method is not TrainingMethod.REINFORCEMENT:
+        return None
     length = order.hyperparameters.max_completion_tokens or default_completion_tokens(max_model_len)
     return PromptRules(parse_grader(order.grader, "grader"), length, max_model_len)
+
+
+def _job(folder: JobFolder, order: JobOrder, text_model: TextModel, prompts: PromptRules | None) -> FinetuningJob:
+    """Return the trainer's order. Raises StartupError for an adapter to continue that cannot be read."""
+    given = _with_shape_of_start(folder, order)
+    if prompts is not None:
+        given = msgspec.structs.replace(given, max_completion_tokens=prompts.max_completion_tokens)
+    return FinetuningJob(
+        engine=order.engine,
+        method=order.method,
+        hyperparameters=given,
+        seed=order.seed,
+        start=order.start,
+        end_ids=list(text_model.tokenizer.eos_token_ids),
+        grader=order.grader,
+        thought=None if prompts is None else _thought_marks(text_model),
+    )
 
 
 def _with_shape_of_start(folder: JobFolder, order: JobOrder) -> Hyperparameters:

@@ -22,20 +22,17 @@ from server.finetuning.adapter_files import ADAPTER_FILES
 from server.finetuning.faults import FileFault
 from server.finetuning.job_files import MAX_BYTES, JobOrder, write_job
 from server.finetuning.preparation import FaultyFile, PreparationReport
-from server.finetuning.prepared_data import ServedAnswers
 from server.jobs.answers import AnswerBodies, BodyAnswer
 
 _START = "start"  # of a job's folder
 
 
 class PrepareTask(msgspec.Struct, frozen=True, kw_only=True):
-    """The input of the process. train, valid: paths of the files. model: name of the served model that scores lines.
-    against: names and paths of evaluation files. The adapter at order.start is copied into the job's folder, since it
-    may be deleted during the job."""
+    """The input of the process. train, valid: paths of the files. against: names and paths of evaluation files. The
+    adapter at order.start is copied into the job's folder, since it may be deleted during the job."""
 
     order: JobOrder
     train: str
-    model: str = ""
     valid: str | None = None
     against: list[tuple[str, str]] = []
 
@@ -88,8 +85,7 @@ def prepare_files(folder: JobFolder, task: PrepareTask, answer: AnswerBodies | N
         train = Path(task.train).read_bytes()
         valid = None if task.valid is None else Path(task.valid).read_bytes()
         evaluations = [(name, Path(path).read_bytes()) for name, path in task.against]
-        served = ServedAnswers(task.model, _mailed(folder) if answer is None else answer)
-        return Made(write_job(folder, order, train, valid, evaluations, served))
+        return Made(write_job(folder, order, train, valid, evaluations, answer or _mailed(folder)))
     except FaultyFile as error:
         return Faulty(error.faults, error.is_validation)
     except InvalidRequest as error:

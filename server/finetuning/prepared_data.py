@@ -10,15 +10,19 @@ from functools import partial
 
 import msgspec
 
-from engine.command_io.finetuning.data_preparation import PreparationOptions
-from engine.command_io.finetuning.job import JobFolder, TrainingMethod, write_atomically, write_parts_atomically
+from engine.command_io.finetuning.job import (
+    FinetuningJob,
+    JobFolder,
+    TrainingMethod,
+    write_atomically,
+    write_parts_atomically,
+)
 from engine.errors import InvalidRequest
 from server.data.formats import decoded, paragraphs
 from server.data.lines import FaultyData, parse_line
 from server.data.memory import LineMemory, TooManyLines
 from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
 from server.data.report import DataReport
-from server.finetuning.examples import ExampleMaker
 from server.finetuning.faults import FileFault
 from server.finetuning.preparation import FaultyFile
 from server.finetuning.scores.judge import judge_of
@@ -31,46 +35,36 @@ VALIDATION_FILE = "validation_file"
 EvaluationFile = tuple[str, bytes]  # the file's name in messages, and its content
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ServedAnswers:
-    """The served models that a preparation may ask. model: name of the model that scores lines. maker: tokenizes lines
-    as this model sees them; set before `apply`."""
+    """Access of a preparation to served models. scorer: makes the requests that score lines. answer: answers requests
+    that score or judge."""
 
-    model: str
+    scorer: LineScorer
     answer: AnswerBodies
-    maker: ExampleMaker | None = None
-
-    async def apply(self, steps: ModelSteps) -> None:
-        """Take the lines through the steps that their options demand."""
-        options = steps.preparation.options
-        if options.needs_scores:
-            assert self.maker is not None
-            await steps.score(LineScorer(self.model, self.maker))
-        if (grader := judge_of(options)) is not None:
-            await steps.judge(grader)
 
 
 def prepare_data(
     folder: JobFolder,
-    options: PreparationOptions,
-    method: TrainingMethod,
+    job: FinetuningJob,
     train: bytes,
     evaluations: Sequence[EvaluationFile],
-    seed: int,
     max_bytes: int,
-    served: "ServedAnswers | None" = None,
+    served: ServedAnswers | None,
 ) -> tuple[bytes, str]:
     """Return the training file with blank lines in place of removed ones, so that later faults name its own lines, and
     a summary. Write the report and the prepared file to the folder; the report also if too many lines are removed.
 
-    max_bytes: memory that this may take. served: models that score lines or judge them. Raises FaultyFile, also for a
-    file with more lines than fit into the memory, InvalidRequest if too many lines are removed, StartupError if a model
-    fails, and OSError.
+    job: with data_preparation. max_bytes: memory that this may take. served: None if no line is to be scored or judged.
+    Raises FaultyFile, also for a file with more lines than fit into the memory, InvalidRequest if too many lines are
+    removed, StartupError if a model fails, and OSError.
     """
+    options = job.hyperparameters.data_preparation
+    assert options is not None
     # The file itself is in memory, and at the end what is left of it once more.
     budget = LineMemory(max_bytes - 2 * len(train), len(train))
-    preparation = Preparation(options, ["training_file"], seed, budget=budget)
-    is_text = is_plain_text(train) and method is TrainingMethod.PRETRAINING
+    preparation = Preparation(options, ["training_file"], job.seed, budget=budget)
+    is_text = is_plain_text(train) and job.method is TrainingMethod.PRETRAINING
     for name, content in evaluations:
         try:
             preparation.add_evaluation(name, _numbered(content, is_text=is_plain_text(content)))
@@ -88,7 +82,8 @@ def prepare_data(
     check()
     if served is not None:
         try:
-            asyncio.run(served.apply(ModelSteps(preparation, served.answer, check, AnswerLog(folder.answered))))
+            steps = ModelSteps(preparation, served.answer, check, AnswerLog(folder.answered))
+            asyncio.run(_score_and_judge(steps, served.scorer))
         except FaultyLines as error:
             raise FaultyFile([FileFault(message, number) for _, number, message in error.faults]) from None
     if is_text:
@@ -103,6 +98,15 @@ def prepare_data(
     for kept in preparation.kept:
         lines[kept.number - 1] = kept.data
     return b"\n".join(lines) + b"\n", summary_of(report)
+
+
+async def _score_and_judge(steps: ModelSteps, scorer: LineScorer) -> None:
+    """Take the lines through the steps that their options demand."""
+    options = steps.preparation.options
+    if options.needs_scores:
+        await steps.score(scorer)
+    if (grader := judge_of(options)) is not None:
+        await steps.judge(grader)
 
 
 def _check_removed(folder: JobFolder, preparation: Preparation) -> None:

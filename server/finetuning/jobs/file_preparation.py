@@ -135,6 +135,7 @@ class FilePreparation(ProcessWork):
             grader=record.grader,
             seed=record.seed,
             start=None if record.start is None else found_path(self._env.data_dir, record.start),
+            served_model=record.model,
             chat_template=model.config.chat_template,
             tool_call_parser=model.config.tool_call_parser,
             reasoning_parser=model.config.reasoning_parser,
@@ -143,7 +144,7 @@ class FilePreparation(ProcessWork):
         steps = record.hyperparameters.data_preparation
         against = [] if steps is None else [(name, str(disk.path(name))) for name in steps.decontaminate_against]
         train = str(disk.path(record.training_file))
-        return PrepareTask(order=order, train=train, valid=valid, against=against, model=record.model)
+        return PrepareTask(order=order, train=train, valid=valid, against=against)
 
     async def _run_process(self, module: str, *arguments: str) -> bytes:
         """Run a module as a child process, and return its stdout. Raises _EndedEarly if its exit status is not 0."""

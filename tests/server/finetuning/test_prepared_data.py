@@ -38,6 +38,7 @@ def _prepare(
     against: bytes | None = None,
     method: TrainingMethod = TrainingMethod.SUPERVISED,
     answer: AnswerBodies | None = None,
+    replay: float = 0.0,
     **options: Any,
 ) -> Outcome:
     contents = {"train": train, "valid": valid, "against": against}
@@ -48,13 +49,13 @@ def _prepare(
     order = JobOrder(
         engine=EngineConfig(model="tiny"),
         method=method,
-        hyperparameters=Hyperparameters(max_length=4096, data_preparation=PreparationOptions(**options)),
+        served_model="tiny",
+        hyperparameters=Hyperparameters(max_length=4096, replay=replay, data_preparation=PreparationOptions(**options)),
     )
     task = PrepareTask(
         order=order,
         train=str(paths["train"]),
         valid=None if valid is None else str(paths["valid"]),
-        model="tiny",
         against=[] if against is None else [("file-1", str(paths["against"]))],
     )
     return prepare_files(folder, task, answer)
@@ -233,6 +234,14 @@ def test_models_that_fail_and_lines_that_cannot_be_scored_fail_the_job(folder: J
     assert isinstance(outcome, Refused)
     assert "10 of 12 lines were removed (perplexity 10)" in outcome.message
     assert json.loads(folder.data_report.read_text())["removed"]["perplexity"]["num"] == 10
+
+
+def test_a_replay_that_the_model_cannot_have_is_refused_before_a_line_is_scored(folder: JobFolder) -> None:
+    model = Model()
+    outcome = _prepare(folder, encoded(*LETTERS), answer=model, replay=0.1, quality=(), max_perplexity="p90")
+    assert isinstance(outcome, Refused)
+    assert "the model has no chat template to ask questions with" in outcome.message
+    assert model.bodies == []
 
 
 def test_paragraphs_of_a_plain_text_are_scored(folder: JobFolder) -> None:
