@@ -90,8 +90,7 @@ def write_job(
         summary = ""
         if job.hyperparameters.data_preparation is not None:
             known = [*evaluations, *([] if valid is None else [(VALIDATION_FILE, valid)])]
-            # A line is scored by a request, which has room for one token less than the context.
-            longest = length if max_model_len is None else min(length, max_model_len - 1)
+            longest = length if max_model_len is None else min(length, max_model_len)
             scorer = LineScorer(order.served_model, ExampleMaker(Renderer(text_model, longest), None))
             served = None if answer is None else ServedAnswers(scorer, answer)
             train, summary = prepare_data(folder, job, train, known, max_bytes, served)

@@ -101,4 +101,4 @@ async def _scorer(context: "ServerContext") -> LineScorer:
     info = model.client.info
     if not info.generates:
         raise StartupError(f"{model.name} pools texts; --model must generate text to score lines")
-    return LineScorer(model.name, ExampleMaker(Renderer(await model.text_model(), info.max_model_len - 1), None))
+    return LineScorer(model.name, ExampleMaker(Renderer(await model.text_model(), info.max_model_len), None))

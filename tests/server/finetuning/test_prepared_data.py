@@ -236,6 +236,14 @@ def test_models_that_fail_and_lines_that_cannot_be_scored_fail_the_job(folder: J
     assert json.loads(folder.data_report.read_text())["removed"]["perplexity"]["num"] == 10
 
 
+def test_a_line_longer_than_the_context_is_scored_up_to_its_last_token(folder: JobFolder) -> None:
+    model = Model()
+    folder.context.write_text("50")
+    long = {"prompt": "Which?", "completion": 60 * "x"}
+    assert isinstance(_prepare(folder, encoded(*LETTERS, long), answer=model, quality=(), max_perplexity="9"), Made)
+    assert max(len(body["prompt"][0]) for body in model.bodies) == 50
+
+
 def test_a_replay_that_the_model_cannot_have_is_refused_before_a_line_is_scored(folder: JobFolder) -> None:
     model = Model()
     outcome = _prepare(folder, encoded(*LETTERS), answer=model, replay=0.1, quality=(), max_perplexity="p90")

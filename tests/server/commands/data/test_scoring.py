@@ -107,7 +107,7 @@ def test_too_many_removed_lines_fail_and_lines_that_a_job_refuses_are_named(fold
     with pytest.raises(StartupError, match=r"8 of 10 lines .* \(perplexity 8\); at most 50% may be \(--max-removed\)"):
         run(["prepare", "in.jsonl", "--out", "out.jsonl", "--quality", "--model", "m", "--max-perplexity", "p20"])
     (folder / "in.jsonl").write_bytes(encoded({"prompt": "x" * 200, "completion": "y"}))
-    with pytest.raises(StartupError, match=r"line 1: it has 20. tokens, and the text to learn starts after 99"):
+    with pytest.raises(StartupError, match=r"line 1: it has 20. tokens, and the text to learn starts after 100"):
         run(["prepare", "in.jsonl", "--out", "out.jsonl", "--quality", "--model", "m", "--max-perplexity", "p20"])
     assert not (folder / "out.jsonl").exists()
 
