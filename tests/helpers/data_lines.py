@@ -8,6 +8,15 @@ _VOCABULARY = [
     first + second + third for first in "bdfglmnr" for second in ("a", "e", "o") for third in ("ka", "li", "tu", "n")
 ]
 
+# A grader that asks a model about the question and answer of a line.
+JUDGE = {
+    "type": "score_model",
+    "name": "good",
+    "model": "tiny",
+    "input": [{"role": "user", "content": "{{item.question}} {{sample.output_text}}"}],
+    "range": [0, 9],
+}
+
 
 def random_text(seed: int, num_words: int = 60) -> str:
     return " ".join(random.Random(seed).choices(_VOCABULARY, k=num_words)) + "."

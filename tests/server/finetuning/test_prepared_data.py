@@ -17,7 +17,7 @@ from server.finetuning.job_files import JobOrder
 from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, prepare_files
 from server.finetuning.scores import line_questions
 from server.jobs.answers import AnswerBodies, BodyAnswer
-from tests.helpers.data_lines import encoded, random_text, with_changes
+from tests.helpers.data_lines import JUDGE, encoded, random_text, with_changes
 from tests.helpers.tokenizers import byte_level_info
 
 pytest.importorskip("rensa", reason="the extra 'data' is not installed")
@@ -177,15 +177,6 @@ class Model:
         ids = body["prompt"][0]
         scores = [None, *({str(token): {"logprob": -(token % 32) / 10}} for token in ids[1:])]
         return {"choices": [{"prompt_logprobs": scores}]}
-
-
-JUDGE = {
-    "type": "score_model",
-    "name": "good",
-    "model": "tiny",
-    "input": [{"role": "user", "content": "{{item.question}} {{sample.output_text}}"}],
-    "range": [0, 9],
-}
 
 
 def test_lines_are_scored_and_judged_by_the_served_model(folder: JobFolder) -> None:

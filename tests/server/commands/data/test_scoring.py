@@ -16,7 +16,7 @@ from server.commands.data import scoring
 from server.commands.data.command import run
 from server.context import ServerContext
 from server.data.report import NumberSpread
-from tests.helpers.data_lines import encoded
+from tests.helpers.data_lines import JUDGE, encoded
 from tests.helpers.fake_client import FakeClient, Step, engine_info, make_app, pooling_client
 
 pytest.importorskip("rensa", reason="the extra 'data' is not installed")
@@ -179,14 +179,7 @@ def test_a_model_judges_the_lines_that_its_perplexity_leaves(folder: Path, monke
         return [RequestOutput(id=request.id, new_ids=list(score), finish_reason=FinishReason.STOP)]
 
     _use(lambda: FakeClient(scored, engine_info(max_model_len=200)), monkeypatch)
-    judge = {
-        "type": "score_model",
-        "name": "good",
-        "model": "tiny",
-        "input": [{"role": "user", "content": "{{item.question}} {{sample.output_text}}"}],
-        "range": [0, 9],
-    }
-    (folder / "judge.json").write_text(json.dumps(judge))
+    (folder / "judge.json").write_text(json.dumps(JUDGE))
     assert _kept(folder, "--max-perplexity p30 --judge judge.json --min-score 5") == "bc"
     assert len(asked) == 3
     assert _removed(folder)["judge"] == (1, 3, "score 1; at least 5")
