@@ -120,16 +120,20 @@ def _is_object(arguments: object) -> bool:
 
 def is_refusal(line: DataLine) -> bool:
     """Whether an answer refuses in its first sentences; of a preference, the preferred one."""
-    answers = line.answers[:1] if line.kind is LineKind.PREFERENCE else line.answers
-    starts = [answer[:_REFUSAL_START].lower().replace("’", "'") for answer in answers]
+    starts = [answer[:_REFUSAL_START].lower().replace("’", "'") for answer in _judged(line)]
     return any(any(hint in start for hint in _REFUSAL_HINTS) and _REFUSAL.search(start) for start in starts)
+
+
+def _judged(line: DataLine) -> list[str]:
+    """Return the answers that have to be good. The other one of a preference shows what to avoid."""
+    return line.answers[:1] if line.kind is LineKind.PREFERENCE else line.answers
 
 
 def is_cut_off(line: DataLine) -> bool:
     """Whether the last answer stops within a sentence or a block of code; of a preference, the preferred one."""
     if not line.answers:
         return False
-    answer = line.answers[0 if line.kind is LineKind.PREFERENCE else -1].rstrip()
+    answer = _judged(line)[-1].rstrip()
     if answer.count("```") % 2:
         return True
     if "\u0e00" <= answer[-1:] <= "\u0eff":  # Thai and Lao have no sign for the end of a sentence
@@ -144,8 +148,9 @@ def is_cut_off(line: DataLine) -> bool:
 
 
 def is_repetition(line: DataLine) -> bool:
-    """Whether much of an answer repeats n-grams of eight words: a model in a loop."""
-    for answer, words in zip(line.answers, line.answer_words, strict=True):
+    """Whether much of an answer repeats n-grams of eight words: a model in a loop. Of a preference, the preferred
+    one."""
+    for answer, words in zip(_judged(line), line.answer_words, strict=False):
         factor = 2 if is_unspaced(words) else 1
         most = _MOST_REPEATED_CODE if "```" in answer else _MOST_REPEATED
         if len(words) >= _LEAST_LOOP * factor and repeated_share(words, 8 * factor) > most:
@@ -170,10 +175,10 @@ def repeated_share(words: Sequence[str], width: int) -> float:
 
 def is_echo(line: DataLine) -> bool:
     """Whether an answer is the user's message before it, except for width, blanks and signs at both ends. One that only
-    corrects case or signs within is an answer."""
+    corrects case or signs within is an answer. Of a preference, the preferred one is compared."""
     turns = line.turns
     if line.kind is LineKind.PREFERENCE:
-        pairs = [(turns[-1].text, answer) for answer in line.answers]
+        pairs = [(turns[-1].text, answer) for answer in _judged(line)]
     else:
         follows = itertools.pairwise(turns)
         pairs = [(turn.text, answer.text) for turn, answer in follows if (turn.role, answer.role) == _ANSWERED]

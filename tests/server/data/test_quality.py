@@ -128,15 +128,22 @@ def test_prose_passes_all_rules_and_rules_of_prose_do_not_judge_code() -> None:
     assert _failed({"text": _PROSE}, "c4", "fineweb", "chat") is None
 
 
-def test_a_preference_may_reject_a_refusal() -> None:
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        ("I can't help with that.", "chat_refusal"),
+        ("And so I say to you again that we will see it. " * 12, "chat_repetition"),
+        ("How do I mend a flat tire on a bicycle?", "chat_echo"),
+    ],
+)
+def test_a_preference_may_reject_what_no_answer_may_be(bad: str, rule: str) -> None:
     def pair(preferred: str, other: str) -> dict[str, Any]:
         outputs = [[{"role": "assistant", "content": text}] for text in (preferred, other)]
-        messages = {"messages": [{"role": "user", "content": "Hi"}]}
+        messages = {"messages": [{"role": "user", "content": "How do I mend a flat tire on a bicycle?"}]}
         return {"input": messages, "preferred_output": outputs[0], "non_preferred_output": outputs[1]}
 
-    refusal = "I can't help with that."
-    assert _failed(pair("Hello", refusal), "chat") is None
-    assert _failed(pair(refusal, "Hello"), "chat") == "chat_refusal"
+    assert _failed(pair("Take the tube out.", bad), "chat") is None
+    assert _failed(pair(bad, "Take the tube out."), "chat") == rule
 
 
 def test_groups_and_names_select_rules_and_others_are_refused() -> None:
