@@ -40,7 +40,6 @@ from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.planner import StepPlanner, grant_drafts
 from engine.scheduling.sequence import Gate, Sequence, SequenceStatus
 from engine.scheduling.steps.budget import StepBudget
-from engine.scheduling.steps.decode_run import DecodeRuns
 from engine.scheduling.steps.stats import take_step_stats
 from engine.scheduling.time_limits import TimeLimits
 
@@ -77,7 +76,6 @@ class Scheduler:
         budget = budget or StepBudget(config.max_num_batched_tokens)
         self._planner = StepPlanner(config, self._kv, self._lifecycle, budget=budget, clock=clock)
         self._limits = TimeLimits()
-        self.runs = DecodeRuns(config, self._kv, self._lifecycle, self._planner)
         self._clock = clock
         self._aborts: dict[str, AbortReason] = {}
         self._finished: list[Sequence] = []

@@ -8,9 +8,9 @@ from itertools import accumulate, islice
 from engine.protocol import EngineRequest, RequestOutput, StepStats
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
-from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.steps.budget import StepBudget
 from engine.scheduling.steps.cost import StepSample
+from engine.simulation.run_scheduler import RunScheduler
 
 _MOST_STEPS = 128  # of a run: a request that comes within it makes the rest void
 _TOKEN = 0  # generated where no `next_token` decides
@@ -45,8 +45,8 @@ class Replica:
 
     decode_s: returns the seconds of decode steps in turn; the sequences have the given lengths after the first. With
     it, runs of decode steps in which nothing else happens are played at once, with exactly the results of single steps
-    (engine/scheduling/steps/decode_run.py); without, each step is played. next_token: returns the token that a plan's
-    item generates. on_started: called with the ids of requests before the first step that computes them.
+    (RunScheduler); without, each step is played. next_token: returns the token that a plan's item generates.
+    on_started: called with the ids of requests before the first step that computes them.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Replica:
     ) -> None:
         self.now_s = 0.0
         self.tally = ReplicaTally()
-        self.scheduler = Scheduler(config, budget=budget, clock=lambda: self.now_s)
+        self.scheduler = RunScheduler(config, budget=budget, clock=lambda: self.now_s)
         self.stats = StepStats()  # of the last step
         self._budget = budget
         self._step_s = step_s
@@ -92,7 +92,7 @@ class Replica:
                 sequence.is_started = True
             self._on_started([sequence.id for sequence in started])
         self._plan, self.ends_s = plan, now_s + self._step_s(plan)
-        if self._decode_s is not None and (num_steps := self.scheduler.runs.longest(plan)):
+        if self._decode_s is not None and (num_steps := self.scheduler.longest_run(plan)):
             steps_s = islice(self._decode_s([item.end for item in plan.items]), min(num_steps, _MOST_STEPS) + 1)
             self._run_s = list(accumulate(steps_s, initial=now_s))[1:]
             self.ends_s = self._run_s[-1]
@@ -112,7 +112,7 @@ class Replica:
             self.now_s = end_s
         self.tally.num_steps += num_steps
         self.tally.output_tokens += num_steps * num_rows
-        self._plan = self.scheduler.runs.play(self._plan, num_steps, _TOKEN)
+        self._plan = self.scheduler.play_run(self._plan, num_steps, _TOKEN)
 
     def end_step(self) -> list[RequestOutput]:
         """End the running step, or run, at its time; return the outputs of its last step."""

@@ -1,41 +1,33 @@
-"""Runs of decode steps, played at once: each sequence gets a token of every step, and none ends or joins.
-
-Only the simulator plays runs, since it knows the tokens beforehand. A run leaves exactly the state that its steps would
-leave one by one: blocks are allocated and registered in the same order, and all else only counts up. Requests must have
-no time limits, and none may be aborted within a run.
-"""
+"""RunScheduler: the engine's scheduler, with runs of decode steps that are played at once."""
 
 from engine.config import SchedulingPolicy
-from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.groups import KVGroup
-from engine.scheduling.kv.manager import KVManager
-from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.plan import PlanItem, StepPlan
-from engine.scheduling.planner import StepPlanner
+from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence
 
 _UPDATE, _PLAN = 0, 1  # the parts of a step, in order: the update after one, and the plan of the next
 
 
-class DecodeRuns:
-    """Finds and plays runs that begin with a planned step."""
+class RunScheduler(Scheduler):
+    """A scheduler that can play a run of decode steps at once: each sequence gets a token of every step, and none ends
+    or joins.
 
-    def __init__(self, config: SchedulerConfig, kv: KVManager, lifecycle: Lifecycle, planner: StepPlanner) -> None:
-        self._config = config
-        self._kv = kv
-        self._lifecycle = lifecycle
-        self._planner = planner
-        self._has_states = any(group.is_state for group in config.kv_groups)
-        self._has_windows = any(not group.is_full_attention for group in config.kv_groups)
+    Only a simulator can play runs, since it knows the tokens beforehand. A run leaves exactly the state that its steps
+    would leave one by one: blocks are allocated and registered in the same order, and all else only counts up. Requests
+    must have no time limits, and none may be aborted within a run.
+    """
 
-    def longest(self, plan: StepPlan) -> int:
+    def longest_run(self, plan: StepPlan) -> int:
         """Return how many steps from `plan`, the last one, on are alike: if nothing comes and no token stops a
         sequence, none reaches its max_tokens in them, none can be admitted after them, and there are blocks for the
         step that follows. 0 if the plan begins no run."""
         items, lifecycle = plan.items, self._lifecycle
-        if self._has_states or plan.moves is not None or plan.copies or len(items) != len(lifecycle.running):
+        if plan.moves is not None or plan.copies or len(items) != len(lifecycle.running):
             return 0
         if lifecycle.paused or lifecycle.adapters is not None or self._kv.tier_reads is not None:
+            return 0
+        if any(group.is_state for group in self._config.kv_groups):
             return 0
         if not all(map(_only_decodes, items)) or not self._is_of_one_tenant(items[0].sequence):
             return 0
@@ -62,17 +54,18 @@ class DecodeRuns:
         if not self._lifecycle.num_free_slots:
             return True
         is_continued = any(_may_continue(first, item.sequence) for item in items)
-        return not self._has_windows and not is_continued and self._planner.token_budget > len(items)
+        has_windows = any(not group.is_full_attention for group in self._config.kv_groups)
+        return not has_windows and not is_continued and self._planner.token_budget > len(items)
 
     def _num_new_blocks(self, items: list[PlanItem], num_steps: int) -> int:
         """Return how many blocks the plans of `num_steps` steps after this one take, at most."""
         return sum([self._kv.num_new_blocks(item.sequence, item.end + num_steps) for item in items])
 
-    def play(self, plan: StepPlan, num_steps: int, token_id: int) -> StepPlan:
+    def play_run(self, plan: StepPlan, num_steps: int, token_id: int) -> StepPlan:
         """Update the first `num_steps` steps of a run that begins with `plan`, as so many calls of `update` and
         `schedule` would; return the plan of the step after them. Outputs and stats of the steps are dropped.
 
-        num_steps: at most `longest`. token_id: the token that each sequence gets of each step; it stops none."""
+        num_steps: at most `longest_run`. token_id: the token that each sequence gets of each step; it stops none."""
         kv, items = self._kv, plan.items
         unit, groups = self._config.prefix_unit, self._config.kv_groups
         events: list[tuple[int, int, int]] = []  # number of a step, part of it, number of the item
