@@ -91,9 +91,9 @@ cpu_level() {
     if [ "$machine" != x86_64 ]; then
         features=" $(sed -n 's/^Features[^:]*: //p' /proc/cpuinfo | head -n 1) "
         case $features in
-            *" i8mm "*" bf16 "*) say "NEON with I8MM and BF16" ;;
+            *" i8mm "*" bf16 "* | *" i8mm bf16 "*) say "NEON with I8MM and BF16" ;;
             *" asimddp "*) say "NEON with dot products" ;;
-            *) say "NEON without dot products: it will work, several times as slowly" ;;
+            *) say "NEON without dot products: it will work, but more slowly" ;;
         esac
         return
     fi

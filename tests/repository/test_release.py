@@ -114,3 +114,22 @@ def test_an_old_python_is_refused(tmp_path: Path) -> None:
 
 def test_the_installer_never_becomes_root() -> None:
     assert "sudo" not in _INSTALLER.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("features", "level"),
+    [
+        ("fp asimd", "without dot products"),
+        ("fp asimd asimddp", "NEON with dot products"),
+        ("fp asimd asimddp i8mm", "NEON with dot products"),
+        ("fp asimd asimddp i8mm bf16 dgh", "NEON with I8MM and BF16"),
+        ("fp asimd asimddp i8mm svebf16 bf16", "NEON with I8MM and BF16"),
+    ],
+)
+def test_the_installer_names_the_level_of_an_arm64_processor(features: str, level: str) -> None:
+    functions = re.findall(
+        r"^(?:say|cpu_level)\(\) \{.*?\}$", _INSTALLER.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    script = "\n".join([*functions, "machine=aarch64", f"sed() {{ echo '{features}'; }}", "cpu_level"])
+    result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert level in result.stdout
