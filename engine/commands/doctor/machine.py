@@ -78,10 +78,9 @@ def kernel_finding() -> Finding:
     if given := os.environ.get(LEVEL_VARIABLE):
         return warning("kernels", f"{level}, {source}; {LEVEL_VARIABLE} is {given}; without it, the best is chosen")
     if level == "portable" and len(build.LEVELS) > 1:
-        lacks = "AVX2" if "avx2" in build.LEVELS else "dot products of bytes"
-        return warning(
-            "kernels", f"{level}, {source}; the processor has no {lacks}, so products take several times as long"
-        )
+        is_x86 = "avx2" in build.LEVELS
+        lacks = "AVX2, so products take several times as long" if is_x86 else "dot products of bytes"
+        return warning("kernels", f"{level}, {source}; the processor has no {lacks}")
     return ok("kernels", f"{level}, {source}")
 
 
