@@ -25,7 +25,8 @@ constexpr bool kHasByteProducts = true;  // elsewhere on x86 widened codes were 
 #else
 constexpr bool kHasByteProducts = false;
 #endif
-constexpr int kWholeRows = 3, kWholeVectors = kRegisters == 1 ? 4 : 1;  // whose sums, of high and of low bytes, fit into the registers
+// Their sums, of high and of low bytes, fit into the registers.
+constexpr int kWholeRows = 3, kWholeVectors = kHasByteProducts && kRegisters > 1 ? 1 : 4;
 constexpr float kLargestWhole = 127 * 256;
 
 // What a row of bytes is worth. minus_*: what its sums begin with, for the 128 of each code.
