@@ -1,14 +1,26 @@
-"""A fake engine for decisions, whose distributions depend on the prompt alone."""
+"""Requests for decisions, and a fake engine for them, whose distributions depend on the prompt alone."""
 
 import functools
 import math
 import random
 from typing import Any
 
+import httpx
 import msgspec
 
 from engine.protocol import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
-from tests.helpers.fake_client import VOCAB_SIZE, FakeClient, Step, engine_info
+from tests.helpers.fake_client import MODEL, VOCAB_SIZE, FakeClient, Step, engine_info, http, make_app
+
+URL = "/v1/decisions"
+PREDICATE = {"type": "predicate", "instructions": "It floats."}
+CHOICE = {
+    "type": "choice",
+    "name": "kind",
+    "instructions": "What is it?",
+    "choices": [{"value": "boat", "description": "it carries people"}, {"value": "boats"}, {"value": True}],
+}
+SCORE = {"type": "score", "instructions": "How wet is it?", "levels": [{"label": "dry"}, {"label": "wet"}]}
+BODY = {"model": MODEL, "input": "A raft.", "questions": [PREDICATE, CHOICE, SCORE], "min_mass": 0}
 
 
 @functools.cache
@@ -50,3 +62,29 @@ def probability(prompt: list[int], *spellings: str) -> float:
 def _probability(prompt: list[int], text: str) -> float:
     ids = [*prompt, *text.encode()]
     return math.exp(math.fsum(_row(*ids[:end])[ids[end]] for end in range(len(prompt), len(ids))))
+
+
+async def post(client: FakeClient, body: dict[str, Any], **options: Any) -> httpx.Response:
+    async with http(make_app(client, **options)) as api:
+        return await api.post(URL, json=body)
+
+
+async def decide(client: FakeClient, body: dict[str, Any]) -> Any:
+    """Return the answer of a server with the fake engine, which has nothing left to do."""
+    response = await post(client, body)
+    assert response.status_code == 200, response.text
+    assert client.num_open == 0
+    return response.json()
+
+
+async def refused(client: FakeClient, changes: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Return the error for a body with changes, which the engine does not see."""
+    response = await post(client, {**BODY, **changes}, **options)
+    assert response.status_code == 400, response.text
+    assert not client.requests
+    error: dict[str, Any] = response.json()["error"]
+    return error
+
+
+def marked(text: str) -> dict[str, Any]:
+    return {"type": "input_text", "text": text, "prompt_cache_breakpoint": {"mode": "explicit"}}
