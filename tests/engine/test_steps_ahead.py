@@ -260,3 +260,24 @@ def test_batches_are_planned_ahead_and_yield_to_a_client() -> None:
     assert outputs["client"].new_ids == expected_ids(client)
     assert outputs["r0"].new_ids == expected_ids(batch)[4:]
     assert runner.num_fed > 18
+
+
+def test_a_client_that_grows_spares_cached_prefixes_while_batches_are_paused() -> None:
+    """A step that would take a block of a client's prefix is planned when the one before it is known: then a batch
+    gives back blocks."""
+    run = SchedulerRun(make_config(num_blocks=16, block_size=4), feeds=True)
+    for number in range(3):  # of 4 blocks: more than half of the pool
+        prompt = make_prompt(13, seed=number)
+        run.add(make_request(f"batch {number}", prompt, max_tokens=9, service_class=ServiceClass.BATCH))
+    run.step()
+    prefix = make_prompt(13, seed=7)
+    run.add(make_request("first", prefix, max_tokens=1))  # leaves 3 blocks in the cache, and a blank one
+    run.step()
+    run.step()
+    run.add(make_request("grows", make_prompt(4, seed=8), max_tokens=4, ignore_eos=True))  # into a second block
+    run.step()
+    run.step()
+    assert run.stats[-1].batch_preemptions + run.stats[-2].batch_preemptions == 1
+    run.add(make_request("again", prefix, max_tokens=1))
+    run.finish()
+    assert run.transcript.last["again"].num_cached_tokens == 12
