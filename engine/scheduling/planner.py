@@ -49,7 +49,7 @@ class StepPlanner:
         self._prefix_waits = PrefixWaits(lifecycle.waiting, config.prefix_unit, num_uncached=kv.num_uncached)
         self._claims = Claims(kv.capacity, lifecycle, config)
         self._num_ahead = 0  # steps planned ahead since the last full plan
-        self._queues: tuple[int, int] = (0, 0)  # numbers of waiting and running sequences after that plan
+        self._queues: tuple[int, int] = (0, 0)  # after that plan: see _queues_now
 
     @property
     def token_budget(self) -> int:
@@ -137,7 +137,7 @@ class StepPlanner:
             items.sort(key=lambda item: item.sequence.adapter_slot)  # rows of one adapter are neighbors
         plan = StepPlan(items, self._kv.take_moves(), self._kv.tails.take())
         lifecycle.tenants.count_step(plan, split.demands)
-        self._num_ahead, self._queues = 0, (len(lifecycle.waiting), len(lifecycle.running))
+        self._num_ahead, self._queues = 0, self._queues_now
         return plan
 
     # --- steps planned ahead ------------------------------------------------------------------------------------------
@@ -176,15 +176,21 @@ class StepPlanner:
     def _may_admit(self, launched: StepPlan) -> bool:
         """Whether the step after a launched one could admit a waiting sequence.
 
-        It could not if the last full plan did not, and nothing has changed since: no sequence has come or ended, and no
-        prompt was computed. The little that may change anyway, such as tenants' shares, waits for the next full plan.
+        It could not if the last full plan did not, and nothing has changed since: no sequence has come, ended or become
+        ready, and no prompt was computed. The little that may change anyway, such as tenants' shares, waits for the
+        next full plan.
         """
         if not self._has_candidates:
             return False
-        lifecycle = self._lifecycle
-        queues = (len(lifecycle.waiting), len(lifecycle.running))
+        if (reads := self._kv.tier_reads) is not None and reads.has_result:
+            return True
         has_prompt = any(item.is_prompt for item in launched.items)
-        return has_prompt or queues != self._queues or self._num_ahead >= _MOST_AHEAD
+        return has_prompt or self._queues_now != self._queues or self._num_ahead >= _MOST_AHEAD
+
+    @property
+    def _queues_now(self) -> tuple[int, int]:
+        """Number of changes of the waiting sequences, and number of running ones."""
+        return self._lifecycle.waiting.num_changes, len(self._lifecycle.running)
 
     def _allocate_ahead(self, items: list[PlanItem]) -> bool:
         """Allocate blocks for items, if there are enough without taking any from a running or paused sequence."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, FinishReason, RequestOutput, ServiceClass
 from engine.scheduling.plan import StepPlan, StepResult
 from engine.speculation.ngram import NgramProposer
@@ -19,9 +20,10 @@ from tests.helpers.engines import (
     make_prompt,
     make_request,
 )
-from tests.helpers.grammars import GRAMMARS
-from tests.helpers.ledger import LedgerRunner, LedgerStep
+from tests.helpers.grammars import GRAMMARS, ledger_vocabulary
+from tests.helpers.ledger import EOS_ID, LedgerRunner, LedgerStep
 from tests.helpers.local_client import LocalClient
+from tests.helpers.memory_tier import MemoryTier
 
 pytestmark = pytest.mark.fast
 
@@ -281,3 +283,66 @@ def test_a_client_that_grows_spares_cached_prefixes_while_batches_are_paused() -
     run.add(make_request("again", prefix, max_tokens=1))
     run.finish()
     assert run.transcript.last["again"].num_cached_tokens == 12
+
+
+def steps_until_admitted(run: SchedulerRun, name: str) -> int:
+    """The number of the step that computes the first tokens of a sequence."""
+    first = len(run.plans)
+    while not any(id == name for id, _, _ in run.plans[-1]):
+        run.step()
+    return len(run.plans) - first
+
+
+def test_a_request_whose_grammar_is_compiled_joins_the_next_step_that_is_planned() -> None:
+    run = SchedulerRun(make_config(), feeds=True)
+    run.add(requests_of(30)[0])
+    grammar = SequenceGrammar(frozenset([EOS_ID]), appends_forced=True)
+    run.scheduler.add(make_request("g", make_prompt(3), max_tokens=6, grammar=GRAMMARS[0]), grammar)
+    for _ in range(4):
+        run.step()
+    grammar.start(ledger_vocabulary().matcher(GRAMMARS[0]))
+    assert steps_until_admitted(run, "g") == 2
+    assert run.runner.num_fed > 2
+
+
+def test_a_request_whose_blocks_are_read_joins_the_next_step_that_is_planned() -> None:
+    tier = MemoryTier(is_late=True)
+    run = SchedulerRun(make_config(num_blocks=20), tier=tier, feeds=True, read_steps=1000)
+    prompt = make_prompt(21)
+    for number, each in enumerate([prompt, make_prompt(76, seed=1)]):  # the second evicts the first
+        run.run([make_request(f"p{number}", each, max_tokens=1)])
+    run.add(requests_of(30)[0])
+    run.step()
+    run.add(make_request("again", prompt, max_tokens=1))
+    for _ in range(4):
+        run.step()
+    tier.finish()
+    assert steps_until_admitted(run, "again") == 2
+    assert run.transcript.last["again"].num_cached_tokens == 20
+
+
+def test_a_request_whose_adapter_is_in_its_slot_joins_the_next_step_that_is_planned() -> None:
+    run = SchedulerRun(make_config(num_adapter_slots=1), feeds=True, fill_steps=6)
+    run.add(requests_of(30)[0])
+    run.step()
+    run.add(make_request("adapted", make_prompt(5), adapter=make_adapter("a"), max_tokens=1))
+    while not run._fills:
+        run.step()
+    (filled_at, _) = run._fills[0]
+    while len(run.plans) < filled_at:
+        run.step()
+    assert steps_until_admitted(run, "adapted") == 2
+
+
+def test_a_request_that_takes_the_place_of_an_aborted_one_joins_the_next_step_that_is_planned() -> None:
+    """The numbers of waiting and running requests are those of the last full plan."""
+    run = SchedulerRun(make_config(num_blocks=16), feeds=True)
+    run.add(requests_of(30)[0])
+    run.step()
+    run.add(make_request("too long", make_prompt(60, seed=1), max_tokens=4, ignore_eos=True))
+    for _ in range(4):
+        run.step()
+    run.scheduler.abort("too long", AbortReason.CLIENT_GONE)
+    run.step()
+    run.add(make_request("short", make_prompt(4, seed=2), max_tokens=1))
+    assert steps_until_admitted(run, "short") == 2

@@ -13,7 +13,7 @@ class FairQueue(ClassCounts):
     aside. The cost of a step does not grow with the number of waiting sequences.
 
     num_tokens: tokens of the waiting sequences whose service class counts in metrics. num_to_compute: those not in the
-    prefix cache when last looked up.
+    prefix cache when last looked up. num_changes: how often a sequence was added, removed or put back in line.
     """
 
     def __init__(self) -> None:
@@ -25,6 +25,7 @@ class FairQueue(ClassCounts):
         self._lengths: dict[Sequence, tuple[int, int]] = {}  # as summed in num_tokens and num_to_compute
         self.num_tokens = 0
         self.num_to_compute = 0
+        self.num_changes = 0
 
     def __len__(self) -> int:
         return self._num_waiting
@@ -81,6 +82,7 @@ class FairQueue(ClassCounts):
         if sequence.service.is_counted and queue.num_counted == 1:
             self._names[sequence.account.name] += 1
         self._num_waiting += 1
+        self.num_changes += 1
         self._count(sequence, 1)
         self._measure(sequence)
 
@@ -93,6 +95,7 @@ class FairQueue(ClassCounts):
             if not self._names[name]:
                 del self._names[name]
         self._num_waiting -= 1
+        self.num_changes += 1
         self._count(sequence, -1)
         self._add_lengths(self._lengths.pop(sequence, (0, 0)), -1)
 
@@ -108,6 +111,7 @@ class FairQueue(ClassCounts):
         if queue is not None and queue.is_aside(sequence):
             self._unready.discard(sequence)
             queue.put_back(sequence)
+            self.num_changes += 1
             self._measure(sequence)
             self.advance(sequence)
 
