@@ -285,7 +285,8 @@ class Engine:
             return
         if self._speculator.may_draft(self._scheduler) or (plan := self._scheduler.schedule_ahead(step.plan)) is None:
             return
-        assert self._move(plan), "a plan ahead loads nothing"
+        is_loaded = self._move(plan)
+        assert is_loaded, "a plan ahead loads nothing"
         self._ahead = launch_contained(self._runner, plan)
         if self._ahead.error is not None:
             self._drop_ahead()
