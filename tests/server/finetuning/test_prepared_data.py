@@ -211,6 +211,16 @@ def test_a_preparation_that_starts_again_asks_only_what_was_not_answered(
     assert (folder.prepared.read_bytes(), folder.data_report.read_bytes()) == before
 
 
+def test_a_line_that_the_judge_refuses_fails_the_job_with_its_number(folder: JobFolder) -> None:
+    async def refuses_the_third(_path: str, bodies: Sequence[dict[str, Any]]) -> list[BodyAnswer]:
+        long = BodyAnswer("", 400, b'{"error": {"message": "the prompt has 65 tokens; shorten it"}}')
+        answer = BodyAnswer("", 200, b'{"choices": [{"message": {"content": "8"}}]}')
+        return [long if "bbb" in body["messages"][0]["content"] else answer for body in bodies]
+
+    outcome = _prepare(folder, encoded(*LETTERS), answer=refuses_the_third, quality=(), judge=JUDGE, min_score=5.0)
+    assert outcome == Refused("line 3 cannot be judged: the prompt has 65 tokens; shorten it")
+
+
 def test_models_that_fail_and_lines_that_cannot_be_scored_fail_the_job(folder: JobFolder) -> None:
     async def refuses(_path: str, bodies: Sequence[dict[str, Any]]) -> list[BodyAnswer]:
         return [BodyAnswer("", 404, b'{"error": {"message": "there is no model tiny"}}') for _ in bodies]
