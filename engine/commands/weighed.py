@@ -1,4 +1,4 @@
-"""weigh_files: the memory that a model needs, from the headers of its files."""
+"""Memory that a model needs, from the headers of its files."""
 
 import math
 from dataclasses import replace
@@ -160,8 +160,11 @@ def planned_compute(config: EngineConfig, device: torch.device) -> ComputeConfig
 def stored_weight_bytes(
     opened: "OpenedModel | OpenedTransformersModel", files: ModelFiles, config: EngineConfig, *, is_draft: bool = False
 ) -> int:
-    """Return the bytes of the loaded weights, from the headers alone: within 1 % of what the loader reports for a
-    family of headrace's own, and an estimate on the high side for transformers' code. Raises a ModelError."""
+    """Return the bytes of the loaded weights, from the headers alone: for a family of headrace's own as the loader
+    stores them, without the padding of small matrices; an estimate on the high side for transformers' code.
+
+    is_draft: the weights are a draft model's. Raises a ModelError if the model cannot be served.
+    """
     if not isinstance(opened, OpenedModel):
         return _stored_bytes(files, opened.read_headers(), config)
     options = load_options(config, config.device).weights
