@@ -25,6 +25,11 @@ class LineOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def prompt_texts(self) -> dict[str, str | None]:
         return {"system": self.system, "user": self.user}
 
+    def best_of(self, samples: Sequence[Values]) -> Values:
+        """Return the first sample, or the one with the largest `best`."""
+        name = self.best
+        return samples[0] if name is None else max(samples, key=lambda values: values[name])
+
     def line(self, samples: Sequence[Values]) -> dict[str, Any] | str:
         """Return the line, or the reason for which there is none."""
         raise NotImplementedError
@@ -40,8 +45,7 @@ class ChatOutput(LineOutput, tag="chat", frozen=True):
     """A chat of one question and its answer: the first of several samples, or the one with the largest number."""
 
     def line(self, samples: Sequence[Values]) -> dict[str, Any] | str:
-        name = self.best
-        best = samples[0] if name is None else max(samples, key=lambda values: values[name])
+        best = self.best_of(samples)
         return {"messages": [*self._prompt(best), self._answer(best)]}
 
 
@@ -53,8 +57,7 @@ class PreferenceOutput(LineOutput, tag="preference", frozen=True):
     gap: float = 1
 
     def line(self, samples: Sequence[Values]) -> dict[str, Any] | str:
-        ordered = sorted(samples, key=lambda values: values[self.best], reverse=True)
-        best, worst = ordered[0], ordered[-1]
+        best, worst = self.best_of(samples), min(samples, key=lambda values: values[self.best])
         if len(samples) == 1:
             return "one sample is left"
         if best[self.best] - worst[self.best] < self.gap or self._answer(best) == self._answer(worst):

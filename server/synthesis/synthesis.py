@@ -34,7 +34,8 @@ class Bounds:
 
 @dataclass(slots=True)
 class _Branch:
-    """The values of an item; one for each sample once a step has several."""
+    """The values of an item; one for each sample once a step has several. fingerprint: of the run's model, from its
+    last answer; other models have their own."""
 
     item: SourceItem
     name: str
@@ -120,20 +121,22 @@ class Synthesis:
                 name = f"{branch.name}.{sample}" if step.samples > 1 else branch.name
                 model = filled(step.models[sample % len(step.models)], branch.values) or self.model
                 request = step_request(step, branch.values, f"{name}-{step.name}", model, self.seed)
-                sent.append((_Branch(branch.item, name, branch.values), request))
+                sent.append((_Branch(branch.item, name, branch.values, branch.fingerprint), request))
         answers = await self.answer([request for _, request in sent]) if sent else {}
         passed = []
         counts = self.counts[step.name]
         for branch, request in sent:
             answer = answers[request.custom_id]
             try:
-                values, branch.fingerprint = read_step_answer(step, answer)
+                values, fingerprint = read_step_answer(step, answer)
             except Unusable as error:
                 counts.faults[str(error)] += 1
                 if not answer.is_completed:
                     self._error = error_message(answer)
                 continue
             branch.values = {**branch.values, **values}
+            if request.body["model"] == self.model:
+                branch.fingerprint = fingerprint
             fault = first_fault(step.checks, branch.values, self._pool)
             if fault is not None:
                 counts.faults[fault] += 1
@@ -150,33 +153,35 @@ class Synthesis:
         for number, own in by_item.items():
             if self.num_lines >= self.bounds.num_lines:
                 return
-            line = self.recipe.output.line([branch.values for branch in own])
+            samples = [branch.values for branch in own]
+            line = self.recipe.output.line(samples)
             if isinstance(line, str):
                 self.counts[FILTERS].faults[line] += 1
                 continue
-            self._keep({**line, "metadata": self._metadata(own[0])}, number, own[0])
+            question = filled(self.recipe.output.user, self.recipe.output.best_of(samples))
+            self._keep({**line, "metadata": self._metadata(own)}, number, question)
             self.on_progress(self.num_lines)
 
-    def _keep(self, line: dict[str, Any], number: int, branch: _Branch) -> None:
+    def _keep(self, line: dict[str, Any], number: int, question: str) -> None:
         before = {name: each.num for name, each in self.preparation.report.removed.items()}
         num_before = self.num_lines
         self.preparation.add(0, number, json.dumps(line, ensure_ascii=False).encode())
         counts = self.counts[FILTERS]
         if self.num_lines > num_before:
             counts.passed += 1
-            self._questions.append(filled(self.recipe.output.user, branch.values))
+            self._questions.append(question)
             return
         for name, each in self.preparation.report.removed.items():
             if each.num > before.get(name, 0):
                 counts.faults[name] += 1
 
-    def _metadata(self, branch: _Branch) -> dict[str, Any]:
-        item = branch.item
+    def _metadata(self, branches: Sequence[_Branch]) -> dict[str, Any]:
+        item = branches[0].item
         found: dict[str, Any] = {
             "recipe": self.recipe.name,
             "seed": self.seed,
             "item": item.number,
             "model": self.model,
-            "fingerprint": branch.fingerprint,
+            "fingerprint": next((branch.fingerprint for branch in branches if branch.fingerprint), ""),
         }
         return {**found, "origin": item.origin} if item.origin else found

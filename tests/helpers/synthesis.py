@@ -37,10 +37,11 @@ def completion(content: str, finish_reason: str = "stop") -> dict[str, Any]:
     return {"object": "chat.completion", "choices": [choice], "usage": usage, "system_fingerprint": "print"}
 
 
-def answer_of(given: str | int) -> BodyAnswer:
+def answer_of(given: str | int, model: str) -> BodyAnswer:
     if isinstance(given, int):
         return BodyAnswer("", given, json.dumps({"error": {"message": "it is too long"}}).encode())
-    return BodyAnswer("", 200, json.dumps(completion(given)).encode())
+    fingerprint = {} if model == "model" else {"system_fingerprint": f"print of {model}"}
+    return BodyAnswer("", 200, json.dumps(completion(given) | fingerprint).encode())
 
 
 class Scripted:
@@ -52,7 +53,7 @@ class Scripted:
 
     async def __call__(self, requests: Sequence[StepRequest]) -> Mapping[str, BodyAnswer]:
         self.requests += requests
-        return {request.custom_id: answer_of(self.script(request)) for request in requests}
+        return {request.custom_id: answer_of(self.script(request), request.body["model"]) for request in requests}
 
 
 def invents(request: StepRequest) -> str:

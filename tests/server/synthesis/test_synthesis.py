@@ -184,6 +184,36 @@ async def test_self_play_asks_both_players_and_a_judge_by_their_names(tmp_path: 
     (line,) = lines_of(synthesis)
     assert line["preferred_output"][0]["content"] == random_text(0)
     assert line["non_preferred_output"][0]["content"] == random_text(1)
+    assert (line["metadata"]["model"], line["metadata"]["fingerprint"]) == ("model", "print")
+
+
+async def test_answers_of_one_opponent_are_not_those_of_another(tmp_path: Path) -> None:
+    ids = []
+    for opponent in ("earlier", "latest"):
+        recipe = built_in_recipes()["self-play"].read_text().replace('opponent: ""', f"opponent: {opponent}")
+        synthesis, answers = synthesis_of(tmp_path, lambda _: "A reply.", recipe, bounds=Bounds(1, 0, 1))
+        await synthesis.run()
+        ids.append([each.custom_id for each in answers.requests if "-reply-" in each.custom_id])
+    one, other = ids
+    assert (one[0::2], set(one[1::2]) & set(other[1::2])) == (other[0::2], set())
+
+
+async def test_examples_come_from_the_question_that_was_kept(tmp_path: Path) -> None:
+    recipe = (
+        RECIPE.replace("{kind: seeds, examples: 2}", "{kind: seeds, examples: 1, accepted: 1}")
+        .replace("- name: invent", "- name: invent\n    samples: 2")
+        .replace("output: {", "  - {name: judge, prompt: '{reply}', fields: {score: integer}}\noutput: {best: score, ")
+    )
+
+    def script(request: StepRequest) -> str:
+        sample = int(request.custom_id[7])
+        if "-judge-" in request.custom_id:
+            return json.dumps({"score": sample})
+        return json.dumps({"task": random_text(sample)}) if "-invent-" in request.custom_id else random_text(5 + sample)
+
+    synthesis, answers = synthesis_of(tmp_path, script, recipe, bounds=Bounds(2, 0.5, 1))
+    await synthesis.run()
+    assert random_text(1) in answers.requests[6].body["messages"][0]["content"]
 
 
 async def test_equal_answers_make_no_pair(tmp_path: Path) -> None:
