@@ -73,7 +73,10 @@ def read_measure(client: OpenAI, given: argparse.Namespace) -> tuple[list[dict[s
     """Return the held-out lines and the grader, which the server has checked."""
     grader = json.loads(given.grader.read_text(encoding="utf-8"))
     client.fine_tuning.alpha.graders.validate(grader=grader)
-    return read_lines(given.held_out), grader
+    lines = read_lines(given.held_out)
+    if not lines or not all(line.get("messages") for line in lines):
+        raise SystemExit(f"{given.held_out} has no lines, or one without messages; give chats or prompts, one a line")
+    return lines, grader
 
 
 def synthesize(client: OpenAI, model: str, given: argparse.Namespace, out: Path, *options: str) -> Path:
@@ -96,7 +99,7 @@ def prepare(lines: Path, out: Path, given: argparse.Namespace) -> Path:
 
 def with_enough_lines(path: Path) -> Path:
     if (num := len(read_lines(path))) < LEAST_LINES:
-        raise SystemExit(f"{path} has {num} lines, and a job needs {LEAST_LINES}; make more")
+        raise SystemExit(f"{path} has {num} lines, and a job needs {LEAST_LINES}; give larger --lines or more --input")
     return path
 
 
@@ -112,7 +115,7 @@ def headrace(*command: str, out: Path, env: dict[str, str] | None = None, also: 
     print("$", *line)
     code = subprocess.run(line, env={**os.environ, **(env or {})}, check=False).returncode
     if code not in (0, also):
-        raise SystemExit(f"headrace ended with {code}")
+        raise SystemExit(f"headrace {command[0]} ended with exit code {code}; it has said why")
 
 
 def train(client: OpenAI, model: str, lines: Path, suffix: str, hyperparameters: dict[str, Any]) -> str:
@@ -177,7 +180,8 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # Not splitlines(): texts may have U+2028 and other signs at which it would split a line of JSON.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tests.helpers.server_process import API_KEY, COMMAND, START_TIMEOUT_S, Serv
 _NUM_LINES, _NUM_HELD_OUT = 12, 3
 _TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 # Texts are fields, since a random model rarely ends a text of its own before it is cut off.
+_ANSWER = "fields: {answer: {type: string, minLength: 4, maxLength: 9}}\n    max_tokens: 80"
 _RECIPES = {
     "supervised": """
 source: {kind: documents, words: 5}
@@ -27,8 +28,7 @@ steps:
     max_tokens: 80
   - name: reply
     prompt: "{question}"
-    fields: {answer: {type: string, minLength: 4, maxLength: 9}}
-    max_tokens: 80
+    ANSWER
 output: {kind: chat, user: "{question}", assistant: "{answer}"}
 quality: []
 """,
@@ -38,8 +38,7 @@ steps:
   - name: reply
     prompt: "{prompt}"
     samples: 3
-    fields: {answer: {type: string, minLength: 4, maxLength: 9}}
-    max_tokens: 80
+    ANSWER
   - name: judge
     prompt: "{answer}"
     fields: {score: {type: integer, minimum: 1, maximum: 5}}
@@ -116,13 +115,13 @@ def test_self_play_stops_when_the_share_of_won_prompts_no_longer_rises(
 
 def _run(server: ServerProcess, folder: Path, program: str, recipe: str, *options: str) -> str:
     """Run an example in `folder` with a recipe; return what it printed."""
-    (folder / "recipe.yaml").write_text(recipe)
+    (folder / "recipe.yaml").write_text(recipe.replace("ANSWER", _ANSWER))
     (folder / "in.txt").write_text("\n\n".join(f"Part {number} is about it." for number in range(_NUM_LINES)))
     held_out = [
-        {"messages": [{"role": "user", "content": f"Held out {n}?"}, {"role": "assistant", "content": "e"}]}
+        {"messages": [{"role": "user", "content": f"Held\u2028out {n}?"}, {"role": "assistant", "content": "e"}]}
         for n in range(_NUM_HELD_OUT)
     ]
-    (folder / "held-out.jsonl").write_text("".join(json.dumps(line) + "\n" for line in held_out))
+    (folder / "held-out.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in held_out))
     (folder / "grader.json").write_text(json.dumps(_GRADER))
     arguments = (
         *("--recipe", "recipe.yaml", "--input", "in.txt", "--lines", str(_NUM_LINES), "--folder", "loop"),
