@@ -129,8 +129,8 @@ def _check_preference(output: PreferenceOutput, steps: Sequence[Step]) -> None:
         for name in placeholders(text or ""):
             if name in of_samples:
                 raise OptionError(
-                    f"output: {place} reads {{{name}}}, which samples have each of their own; both answers of a "
-                    "preference need one prompt"
+                    f"output: {place} reads {{{name}}}, which differs from sample to sample; both answers of a "
+                    "preference belong to one prompt, so read a variable of an earlier step or of the source"
                 )
 
 

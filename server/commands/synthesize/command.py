@@ -266,7 +266,7 @@ def _check_models(recipe: SynthesisRecipe, config: SynthesisConfig) -> None:
             if name := filled(model, recipe.variables):
                 raise OptionError(
                     f"step {step.name} is for the model {name}, and without --server only that of --model is loaded; "
-                    "give --server"
+                    "give --server with the URL of a server that has both"
                 )
 
 

@@ -84,7 +84,11 @@ def test_faults_are_refused_with_what_there_is(tmp_path: Path, old: str, new: st
     [
         ("samples: 4", "samples: 1", "output: a preference compares samples, and no step has several"),
         ("gap: 1 ", "gap: 0 ", "output: gap is 0; it must be more than 0"),
-        ('user: "{prompt}"', 'user: "{reply}"', r"output: user reads \{reply\}, which samples have each of their own"),
+        (
+            'user: "{prompt}"',
+            'user: "{reply}"',
+            r"output: user reads \{reply\}, which differs from sample to sample; .* earlier step",
+        ),
     ],
 )
 def test_preferences_need_samples_of_one_prompt(tmp_path: Path, old: str, new: str, message: str) -> None:
