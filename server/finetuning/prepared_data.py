@@ -55,7 +55,7 @@ def prepare_data(
     """Return the training file with blank lines in place of removed ones, so that later faults name its own lines, and
     a summary. Write the report and the prepared file to the folder; the report also if too many lines are removed.
 
-    job: with data_preparation. max_bytes: memory that this may take. served: None if no line is to be scored or judged.
+    job: with data_preparation. max_bytes: memory that this may take. served: None to score and judge no line.
     Raises FaultyFile, also for a file with more lines than fit into the memory, InvalidRequest if too many lines are
     removed, StartupError if a model fails, and OSError.
     """
