@@ -81,6 +81,11 @@ class Synthesis:
             items = self.items.take(self.num_items, self._next_wave(), self._questions)
             if not items:
                 self.is_exhausted = True
+                if self.num_items and not self.num_lines:
+                    return (
+                        f"none of the {self.num_items:,} items became a line: look at the reasons, then change the "
+                        "recipe, or give a stronger model"
+                    )
                 return f"the source has no more items than {self.num_items:,}; raise its passes, or give more files"
             num_refused = self._num_refused()
             branches = [_Branch(item, f"{item.number:06}", self._values(item)) for item in items]

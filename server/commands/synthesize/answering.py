@@ -1,13 +1,17 @@
 """Answerers of a synthesis: an engine of its own, a running server by batches, or a teacher request by request."""
 
+import codecs
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import httpx
+import msgspec
+
 from engine.errors import StartupError
 from server.batches.running import run_body
 from server.commands.alone import REQUESTS_PER_SLOT, in_parallel
-from server.commands.synthesize.http_client import SynthesisClient
+from server.commands.synthesize.http_client import SynthesisClient, printable_start
 from server.commands.synthesize.journal import AnswerJournal, read_answer_line
 from server.context import ServerContext
 from server.jobs.answers import BodyAnswer
@@ -93,9 +97,24 @@ class TeacherAnswerer:
     async def answer(self, requests: Sequence[StepRequest], store: Store) -> None:
         async def one(request: StepRequest) -> None:
             response = await self._client.send("POST", CHAT_PATH, json=request.body)
-            store(request.custom_id, BodyAnswer("", response.status_code, response.content))
+            store(request.custom_id, BodyAnswer("", response.status_code, _one_line_completion(response)))
 
         await in_parallel(requests, one, self._num_parallel)
+
+
+def _one_line_completion(response: httpx.Response) -> bytes:
+    """Return the JSON of a chat completion without line breaks, since a line of the journal has it. Raises StartupError
+    for any other body."""
+    body = response.content.removeprefix(codecs.BOM_UTF8)
+    try:
+        if "choices" in msgspec.json.decode(body, type=dict[str, msgspec.Raw]):
+            return msgspec.json.format(body, indent=-1)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    raise StartupError(
+        f'{response.url} answers {response.status_code} with "{printable_start(response)}", which is no chat '
+        f"completion; check the address; what is done is stored: {_AGAIN}"
+    )
 
 
 class BatchAnswerer:

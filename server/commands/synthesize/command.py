@@ -207,7 +207,7 @@ class _Run:
             say("no --against file: the lines were not compared with an evaluation")
         if reason:
             say(f"stopped: {reason}")
-            return 0 if synthesis.is_exhausted else _STOPPED
+            return 0 if synthesis.is_exhausted and synthesis.num_lines else _STOPPED
         return 0
 
     def _write(self) -> None:

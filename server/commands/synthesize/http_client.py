@@ -152,6 +152,15 @@ def _cause(error: httpx.RequestError) -> str:
 
 def _message(response: httpx.Response) -> str:
     try:
-        return str(response.json()["error"]["message"])
+        return _printable(str(response.json()["error"]["message"]))
     except (ValueError, KeyError, TypeError):
-        return response.text[:200]
+        return printable_start(response)
+
+
+def printable_start(response: httpx.Response) -> str:
+    """Return the first 200 characters of a body, in which control characters are escaped."""
+    return _printable(response.text[:200])
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Teacher:
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.waits: list[float] = []
+        self.content = json.dumps(completion("Done.")).encode()
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.bodies.append(json.loads(request.content))
@@ -66,7 +67,7 @@ class Teacher:
             if not status:
                 raise httpx.ConnectError("All connection attempts failed") from ConnectionRefusedError("refused")
             return httpx.Response(status, headers=headers, json={"error": {"message": "too much"}})
-        return httpx.Response(200, json=completion("Done."))
+        return httpx.Response(200, content=self.content)
 
     async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -171,6 +172,38 @@ async def test_a_teacher_that_restarts_is_asked_again_and_reported_once(
         teacher.replies = [(0, {}), (0, {})]
         await JournaledAnswers(journal, TeacherAnswerer(client, 2), None)(REQUESTS[1:3])
     assert capsys.readouterr().err == "http://teacher cannot be reached (refused); attempt 2 of 6 follows in 1 s\n"
+
+
+@pytest.mark.parametrize("form", [b"%s\r\n", b"\xef\xbb\xbf%s"], ids=["line breaks", "a byte order mark"])
+async def test_answers_with_line_breaks_are_read_again_from_the_journal(tmp_path: Path, form: bytes) -> None:
+    body = form % json.dumps(completion("Done."), indent=2).encode()
+    path = str(tmp_path / "out.jsonl.journal")
+    teacher = Teacher()
+    teacher.content = body
+    async with aclosing(teacher.client()) as client:
+        for _ in range(2):
+            with closing(AnswerJournal(path)) as journal:
+                found = await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:2])
+            assert [json.loads(found[each].body) for each in IDS[:2]] == [completion("Done.")] * 2
+    assert len(teacher.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>\x1b[31m</html>", b"[1, 2]", b"{}", b"[" * 200_000, b'{}},"error":null}\n{"x":1}\n{'],
+    ids=["empty", "html", "a list", "an empty object", "deep", "more lines of a journal"],
+)
+async def test_a_body_that_is_no_completion_ends_the_run_and_is_not_stored(
+    journal: AnswerJournal, content: bytes
+) -> None:
+    teacher = Teacher()
+    teacher.content = content
+    async with aclosing(teacher.client()) as client:
+        with pytest.raises(StartupError, match=r'answers 200 with ".*", which is no chat completion') as raised:
+            await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:2])
+    assert str(raised.value).isprintable()
+    assert len(teacher.bodies) == 1
+    assert len(journal) == 0
 
 
 @pytest.mark.parametrize(

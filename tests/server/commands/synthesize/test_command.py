@@ -118,6 +118,25 @@ def test_budgets_and_acceptance_stop_a_run_with_its_own_exit_code(
     assert "no --against" not in captured.err
 
 
+@pytest.mark.usefixtures("teacher")
+@pytest.mark.parametrize(
+    ("least", "code", "reason"),
+    [(1, 0, "the source has no more items than 3;"), (99, 3, "none of the 3 items became a line: look at the reasons")],
+)
+def test_the_end_of_the_source_is_an_error_without_a_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], least: int, code: int, reason: str
+) -> None:
+    (folder / "mine.yaml").write_text(
+        f"""
+source: {{kind: prompts}}
+steps: [{{name: reply, prompt: "{{prompt}}", checks: [{{check: length, field: reply, least: {least}}}]}}]
+output: {{kind: chat, user: "{{prompt}}", assistant: "{{reply}}"}}
+"""
+    )
+    assert _run("--min-acceptance", "0") == code
+    assert f"stopped: {reason}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
