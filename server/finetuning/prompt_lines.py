@@ -1,5 +1,6 @@
 """Lines of files for reinforcement: a prompt for the model, and fields with which a grader scores the answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,19 @@ class PromptLine:
     item: dict[str, Any]
 
 
+def check_item(grader: Grader, item: Mapping[str, Any]) -> None:
+    """Raise InvalidLine if a line lacks a field that the grader reads."""
+    for place, reference in references(grader):
+        if reference.namespace != ITEM:
+            continue
+        try:
+            reference.value(item, Sample(""))
+        except Ungradable:
+            raise InvalidLine(
+                f"the grader's {place} reads {{{{{reference.text}}}}}, which this line does not have; add it"
+            ) from None
+
+
 @dataclass(frozen=True, slots=True)
 class PromptRules:
     """Checks of a job's prompts. max_model_len: limit of prompt and answer together; None if unknown."""
@@ -36,15 +50,7 @@ class PromptRules:
     def checked_item(self, line: PromptLine) -> dict[str, Any]:
         """Return the fields of the line that the grader reads. Raises InvalidLine if one is missing, or is too long for
         the grader's text similarity."""
-        for place, reference in references(self.grader):
-            if reference.namespace != ITEM:
-                continue
-            try:
-                reference.value(line.item, Sample(""))
-            except Ungradable:
-                raise InvalidLine(
-                    f"the grader's {place} reads {{{{{reference.text}}}}}, which this line does not have; add it"
-                ) from None
+        check_item(self.grader, line.item)
         for place, each in singles(self.grader).items():
             if isinstance(each, TextSimilarity):
                 start = f"{place}." if place else ""

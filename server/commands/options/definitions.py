@@ -29,7 +29,10 @@ OTHER_VARIABLES = {
     CONFIG_VARIABLE: "The file of --config.",
     f"{PREFIX}CACHE": "Folder for downloaded models, packed weights and compiled kernels (default: ~/.cache/headrace).",
     CLIENT_KEY_VARIABLE: "Key that headrace chat, complete, replay, ps and top send to a server.",
-    f"{PREFIX}CPU_LEVEL": "Instruction set of the CPU kernels, instead of the processor's best: portable, avx2, ...",
+    f"{PREFIX}CPU_LEVEL": (
+        "Instruction set of the CPU kernels, instead of the processor's best: portable, avx2, ..., or on ARM64 "
+        "dotprod, i8mm_bf16"
+    ),
     VARIABLE: "Faults to inject, with --enable-fault-injection; engine/child_processes/fault_plan.py lists them.",
     f"{PREFIX}SPIN_US": "Microseconds that an idle kernel thread looks for work before it sleeps (default: 20).",
     f"{PREFIX}WHEEL_LEVELS": "CPU levels that a wheel is built with: native (the default), all, none, or names.",

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 from sqlite3 import Connection
 
@@ -14,6 +15,7 @@ from engine.command_io.finetuning.job import JobFolder, write_atomically
 from engine.command_io.finetuning.mailbox import BodyQuestion, forget_questions
 from engine.config import EngineConfig
 from engine.protocol import EngineInfo
+from engine.wording import counted
 from server.errors import StorageFull
 from server.files import table as file_table
 from server.files.table import File
@@ -35,6 +37,7 @@ from server.served.model import ServedModel
 
 logger = logging.getLogger(__name__)
 
+_PROGRESS_S = 60.0  # between two events about answers
 _LOOK_S = 0.25  # between two looks at the process: its questions, and whether it makes progress
 _FAILED = 1  # exit status of a process that has reported why
 _ASKING = (
@@ -66,6 +69,7 @@ class FilePreparation(ProcessWork):
     def __init__(self, record: FinetuningRecord, env: JobEnvironment) -> None:
         super().__init__(record, env, is_saving=False)
         self._mailbox: Mailbox[BodyQuestion] | None = None  # of the last process
+        self._num_shown, self._show_at_s = 0, 0.0  # answers of the last event; the next one follows then
 
     async def run(self) -> None:
         record = self._journal.record
@@ -165,6 +169,7 @@ class FilePreparation(ProcessWork):
                     await mailbox.look()
                     await self._look(child)
                     await asyncio.wait([output], timeout=_LOOK_S)
+                await self._show_answered(mailbox)
                 if (code := await child.wait()) != 0:
                     raise _EndedEarly(code)
                 return output.result()
@@ -173,13 +178,23 @@ class FilePreparation(ProcessWork):
                 await mailbox.close()
 
     async def _look(self, child: Child | None = None) -> None:
-        """Report the reason for a stall as an event of the job, once."""
+        """Report the reason for a stall as an event of the job, once, and what models have answered."""
         mailbox = self._mailbox
         num_answered = 0 if mailbox is None else mailbox.num_answered
         known_reason = _ASKING if mailbox is not None and mailbox.is_busy else None
         reason = self._stalls.reason((self.status, num_answered), child, known_reason=known_reason)
         if reason is not None:
             await self._journal.warn(self.status, reason)
+        await self._show_answered(mailbox)
+
+    async def _show_answered(self, mailbox: Mailbox[BodyQuestion] | None) -> None:
+        """Add an event with the number of answered requests, at most once a minute."""
+        now_s = time.monotonic()
+        num_answered = 0 if mailbox is None else mailbox.num_answered
+        if num_answered not in (0, self._num_shown) and now_s >= self._show_at_s:
+            self._num_shown, self._show_at_s = num_answered, now_s + _PROGRESS_S
+            message = f"Scores and judgments of lines: {counted(num_answered, 'request')} answered so far"
+            await self._journal.change(events=[self._journal.event(message)], status=self.status)
 
     async def _store(self, outcome: Outcome) -> None:
         record = self._journal.record

@@ -12,6 +12,7 @@ from engine.command_io.finetuning.graders.sample import Sample
 from engine.errors import InvalidRequest, StartupError
 from server.data.lines import LineKind, parse_line
 from server.data.preparation import KeptLine, Preparation
+from server.finetuning.prompt_lines import check_item
 from server.finetuning.scores.bounds import score_spread
 from server.finetuning.scores.line_questions import LineQuestion, Values
 from server.finetuning.scoring import chat_body, check_samples, read_chat_score
@@ -43,7 +44,8 @@ def judge_of(options: PreparationOptions, path: str = "") -> Grader | None:
 
 def judge_question(grader: Grader, line: KeptLine) -> LineQuestion | None:
     """Return the requests that grade a line's last answer, the preferred one, or a plain text; None for a prompt. The
-    item has the line's fields, and the texts before the answer as `question`. The value is the grade and its fault."""
+    item has the line's fields, and the texts before the answer as `question`. The value is the grade and its fault.
+    Raises InvalidLine if the grader reads a field that the line lacks."""
     if line.kind is LineKind.PROMPT:
         return None
     parsed, _ = parse_line(line.data, line.number, line.file)
@@ -54,7 +56,9 @@ def judge_question(grader: Grader, line: KeptLine) -> LineQuestion | None:
     else:
         answer, turns = parsed.answers[-1], parsed.turns[:-1]
     question = "\n\n".join(turn.text for turn in turns)
-    grading = Grading(grader, {"question": question, **parsed.value}, Sample(answer))
+    item = {"question": question, **parsed.value}
+    check_item(grader, item)
+    grading = Grading(grader, item, Sample(answer))
 
     def read(answers: Sequence[BodyAnswer]) -> tuple[float, str]:
         grade = grading.grade(dict(zip(grading.questions, map(read_chat_score, answers), strict=True)))

@@ -14,8 +14,8 @@ from server.data.preparation import KeptLine
 from server.jobs.answers import AnswerBodies, BodyAnswer
 
 # Lines whose requests are sent together: enough for a full engine, and few enough to lose little if it stops.
-_MAX_LINES = 256
-_MAX_WORDS = 1 << 15
+_MAX_LINES = 64
+_MAX_WORDS = 1 << 13
 
 Values = Mapping[tuple[int, int], Any]  # by file and line number
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from engine.command_io.finetuning.graders.definitions import Grader
 from server.data.preparation import MAX_FAULTS, DataFault, FaultyLines, KeptLine, Preparation
 from server.finetuning.faults import InvalidLine
 from server.finetuning.scores.bounds import Scores, remove_beyond
 from server.finetuning.scores.judge import JUDGE, judge_question, remove_below
-from server.finetuning.scores.line_questions import AnswerLog, LineQuestion, ask_lines
+from server.finetuning.scores.line_questions import AnswerLog, LineQuestion, Values, ask_lines
 from server.finetuning.scores.line_scores import COMPLETIONS, LineScore, LineScorer
 from server.finetuning.scoring import ENDPOINT
 from server.jobs.answers import AnswerBodies
@@ -29,23 +30,7 @@ class ModelSteps:
     async def score(self, scorer: LineScorer, show: Show = lambda _: None) -> Scores:
         """Remove the lines beyond the bounds of the scores, and return all scores. Raises FaultyLines for lines that a
         job would refuse, StartupError if the model fails, and errors of `check_removed`."""
-        faults: list[DataFault] = []
-        files = self.preparation.files
-
-        def ask(line: KeptLine) -> LineQuestion | None:
-            try:
-                return scorer.question(line)
-            except InvalidLine as error:
-                name = f"{files[line.file]}, " if len(files) > 1 else ""
-                faults.append(DataFault(f"{name}line {line.number}", line.number, str(error)))
-                if len(faults) >= MAX_FAULTS:
-                    raise FaultyLines(faults) from None
-                return None
-
-        kept = self.preparation.kept
-        values = await ask_lines("score", COMPLETIONS, kept, ask, self.answer, self.log, show)
-        if faults:
-            raise FaultyLines(faults)
+        values = await self._values("score", COMPLETIONS, scorer.question, show)
         scores = {line: None if value is None else LineScore(*value) for line, value in values.items()}
         remove_beyond(self.preparation, scores)
         self.check_removed()
@@ -53,11 +38,27 @@ class ModelSteps:
 
     async def judge(self, grader: Grader, show: Show = lambda _: None) -> None:
         """Remove the lines whose answers the grader scores too low. Raises as `score` does."""
+        remove_below(self.preparation, await self._values(JUDGE, ENDPOINT, partial(judge_question, grader), show))
+        self.check_removed()
+
+    async def _values(
+        self, step: str, path: str, question: Callable[[KeptLine], LineQuestion | None], show: Show
+    ) -> Values:
+        """Ask about all kept lines; return their values. Raises FaultyLines for those that `question` refuses."""
+        faults: list[DataFault] = []
+        files = self.preparation.files
 
         def ask(line: KeptLine) -> LineQuestion | None:
-            return judge_question(grader, line)
+            try:
+                return question(line)
+            except InvalidLine as error:
+                name = f"{files[line.file]}, " if len(files) > 1 else ""
+                faults.append(DataFault(f"{name}line {line.number}", line.number, str(error)))
+                if len(faults) >= MAX_FAULTS:
+                    raise FaultyLines(faults) from None
+                return None
 
-        kept = self.preparation.kept
-        grades = await ask_lines(JUDGE, ENDPOINT, kept, ask, self.answer, self.log, show)
-        remove_below(self.preparation, grades)
-        self.check_removed()
+        values = await ask_lines(step, path, self.preparation.kept, ask, self.answer, self.log, show)
+        if faults:
+            raise FaultyLines(faults)
+        return values

@@ -221,6 +221,17 @@ def test_a_line_that_the_judge_refuses_fails_the_job_with_its_number(folder: Job
     assert outcome == Refused("line 3 cannot be judged: the prompt has 65 tokens; shorten it")
 
 
+def test_a_judge_of_a_field_that_lines_lack_is_refused_with_their_numbers(folder: JobFolder) -> None:
+    content = "{{item.metadata.tone}} {{sample.output_text}}"
+    judge = {**JUDGE, "input": [{"role": "user", "content": content}]}
+    lines = [{**line, "metadata": {"tone": "kind"}} if number == 2 else line for number, line in enumerate(LETTERS, 1)]
+    model = Model()
+    outcome = _prepare(folder, encoded(*lines), answer=model, quality=(), judge=judge, min_score=0.0)
+    assert isinstance(outcome, Faulty)
+    assert [fault.line for fault in outcome.faults] == [1, *range(3, 13)]
+    assert "reads {{item.metadata.tone}}, which this line does not have; add it" in outcome.faults[0].message
+
+
 def test_models_that_fail_and_lines_that_cannot_be_scored_fail_the_job(folder: JobFolder) -> None:
     async def refuses(_path: str, bodies: Sequence[dict[str, Any]]) -> list[BodyAnswer]:
         return [BodyAnswer("", 404, b'{"error": {"message": "there is no model tiny"}}') for _ in bodies]

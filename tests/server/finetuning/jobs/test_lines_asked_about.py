@@ -19,6 +19,7 @@ from tests.helpers.fake_trainer import (
     FakeChildren,
     add_job,
     ask,
+    events_of,
     finetuning_runs,
     trained_client,
     until_status,
@@ -44,8 +45,10 @@ async def test_requests_about_lines_are_answered_as_those_of_batches(tmp_path: P
     children.bodies = [_question(), _question("no")]
     async with finetuning_runs(app, children, partial(run_body, app.state.context)):
         record = await until_status(app, (await add_job(app, 1)).id, *READY)
+        events = await events_of(app, record.id)
     assert record.status is not FinetuningStatus.FAILED
     assert [each.status_code for each in children.answers] == [200, 404]
+    assert any(event.startswith("Scores and judgments of lines: ") for event in events)
     assert [request.service_class for request in engine.requests] == [ServiceClass.BATCH]
 
 
