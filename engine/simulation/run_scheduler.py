@@ -62,7 +62,7 @@ class RunScheduler(Scheduler):
         return sum([self._kv.num_new_blocks(item.sequence, item.end + num_steps) for item in items])
 
     def play_run(self, plan: StepPlan, num_steps: int, token_id: int) -> StepPlan:
-        """Update the first `num_steps` steps of a run that begins with `plan`, as so many calls of `update` and
+        """Update the first `num_steps` steps of a run that begins with `plan`, as that many calls of `update` and
         `schedule` would; return the plan of the step after them. Outputs and stats of the steps are dropped.
 
         num_steps: at most `longest_run`. token_id: the token that each sequence gets of each step; it stops none."""

@@ -335,7 +335,7 @@ def test_a_request_whose_adapter_is_in_its_slot_joins_the_next_step_that_is_plan
 
 
 def test_a_request_that_takes_the_place_of_an_aborted_one_joins_the_next_step_that_is_planned() -> None:
-    """The numbers of waiting and running requests are those of the last full plan."""
+    """Waiting and running requests are counted as in the last full plan."""
     run = SchedulerRun(make_config(num_blocks=16), feeds=True)
     run.add(requests_of(30)[0])
     run.step()
