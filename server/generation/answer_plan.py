@@ -83,6 +83,8 @@ def plan_answer(
     thinking_budget: int | None,
 ) -> AnswerPlan:
     """Plan the answer to a rendered chat prompt. Raises InvalidRequest if the fields that constrain it conflict."""
+    if source.rendered.user_end is not None:
+        return _plan_user_message(source, tokenizer, constraint, thinking_budget)
     prompt, tools, tool_format = source.rendered.prompt, source.tools, chat.tool_format
     thought = _thought_of(prompt, chat)
     special_ids = tokenizer.ids_of_marks
@@ -102,6 +104,33 @@ def plan_answer(
         tool_format=tool_format if tools is not None or header else None,
         kept_ids=_kept_ids(marks, special_ids),
         ignored=ignored,
+    )
+
+
+def _plan_user_message(
+    source: RenderedPrompt, tokenizer: Tokenizer, constraint: Constraint | None, thinking_budget: int | None
+) -> AnswerPlan:
+    """Plan the rest of a user's message, which has neither reasoning nor calls. Raises InvalidRequest if a call is
+    required, or the template does not show how the message ends."""
+    if not source.rendered.user_end:
+        raise InvalidRequest(
+            "continue_final_message: the last message is the user's, and the chat template writes nothing after it, so "
+            "the model could not end it; start the server with another template (--chat-template), or leave this field "
+            "out",
+            param="continue_final_message",
+        )
+    if source.tools is not None and source.tools.must_call:
+        raise InvalidRequest(
+            "tool_choice requires a call, and continue_final_message continues a message of the user, who calls no "
+            "tools; leave one of them out",
+            param="tool_choice",
+        )
+    builder = GrammarBuilder(tokenizer.ids_of_marks)
+    ignored = [*([] if constraint is None else constraint.ignored), *source.ignored]
+    return AnswerPlan(
+        grammar=None if constraint is None else builder.build(constraint.expression(builder)),
+        grammar_param=None if constraint is None else constraint.param,
+        ignored=ignored if thinking_budget is None else [*ignored, "thinking_token_budget"],
     )
 
 

@@ -14,6 +14,7 @@ from server.generation.params.generation_params import (
     constraint_fields,
     generation_params,
     with_beams,
+    with_end,
 )
 from server.generation.params.prompts import ChatPrompt, chat_model, chat_size, render_prompt, room_for_output
 from server.generation.params.step_tokens import step_tokens
@@ -85,6 +86,8 @@ async def _chat_params(
     params = generation_params(
         options, text_model.tokenizer, [prompt], sampling, terms, plan=plan, ignored=checked.ignored
     )
+    if (end := chat.source.rendered.user_end) is not None:
+        params = with_end(params, end)
     if chat.source.is_generic:
         params.headers[_GENERIC_HEADER] = "generic"
     return replace(with_beams(params, options, beams), prediction_ids=prediction_ids)

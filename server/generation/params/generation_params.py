@@ -57,6 +57,17 @@ def with_ends(params: GenerationParams, end_ids: frozenset[int]) -> GenerationPa
     return replace(params, sampling=sampling, end_ids=end_ids)
 
 
+def with_end(params: GenerationParams, end: str) -> GenerationParams:
+    """Return the params with the text `end`, often a control token, as an additional end of the answer; unchanged if
+    the request ignores EOS."""
+    end_id = params.tokenizer.token_to_id(end) if end in params.tokenizer.special_texts else None
+    if end_id is not None:
+        return with_ends(params, frozenset({end_id}))
+    if params.sampling.ignore_eos:
+        return params
+    return replace(params, options=replace(params.options, stop=(*params.options.stop, end)))
+
+
 def generation_params(
     body: GenerationRequest,
     tokenizer: Tokenizer,

@@ -26,6 +26,7 @@ from server.text.chat_templates.message_content import (
     ContentForm,
     append_text,
     detect_form,
+    has_text,
     may_read_parts,
     to_form,
     trial_chat,
@@ -48,11 +49,14 @@ _GIVE_ANOTHER = "give another: --chat-template"
 class RenderedChat:
     """A prompt for Tokenizer.encode_chat, with placeholders for clients' texts that spell control tokens.
 
-    hidden: the texts that were replaced, by placeholder.
+    hidden: the texts that were replaced, by placeholder. user_end: if the model continues a user's message, the text by
+    which the template ends it, the first control token if there is one, or "" if nothing follows; None if the model
+    answers.
     """
 
     prompt: str
     hidden: Mapping[str, str]
+    user_end: str | None = None
 
     @property
     def text(self) -> str:
@@ -109,8 +113,9 @@ class ChatTemplate:
     ) -> RenderedChat:
         """Return the prompt for `messages` (role, content and other fields that the template reads).
 
-        continue_final_message: the prompt ends with the last message's text, which the model continues. kwargs: the
-        client's chat_template_kwargs. Raises InvalidRequest, also if the template refuses the messages.
+        continue_final_message: the prompt ends with the last message's text, which the model continues. If it is a
+        user's, the result names what ends it. kwargs: the client's chat_template_kwargs. Raises InvalidRequest, also
+        if the template refuses the messages.
         """
         self._check_kwargs(kwargs or {})
         if not messages:
@@ -119,19 +124,25 @@ class ChatTemplate:
         hidden = HiddenTexts(self._control_texts)
         chat = [hidden.hide_message(self._plain_message(message, index)) for index, message in enumerate(messages)]
         end_mark = hidden.new_placeholder() + " "
+        writes_user = continue_final_message and chat[-1]["role"] == "user"
         if continue_final_message:
+            may_trim = has_text(chat[-1]["content"])  # without text, the blanks before the mark are the template's
             chat[-1]["content"] = append_text(chat[-1]["content"], end_mark)
         prompt = self._run(
             {
                 **hidden.hide(dict(kwargs or {})),
                 "messages": chat,
                 "tools": None if tools is None else hidden.hide(list(tools)),
-                "add_generation_prompt": add_generation_prompt,
+                # Some templates end a user's message only by the opening of the answer.
+                "add_generation_prompt": add_generation_prompt or writes_user,
             }
         )
+        user_end = None
         if continue_final_message:
-            prompt = _cut_after_final_message(prompt, end_mark)
-        return RenderedChat(prompt, hidden.texts)
+            prompt, rest = _cut_after_final_message(prompt, end_mark, may_trim=may_trim)
+            if writes_user:
+                user_end = self._control_texts.first(rest) or next(iter(rest.strip().splitlines()), "")
+        return RenderedChat(prompt, hidden.texts, user_end)
 
     def _check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
         """Raise InvalidRequest if chat_template_kwargs would override a variable that the server sets."""
@@ -215,7 +226,9 @@ def _template_source(option: str) -> str:
         ) from error
 
 
-def _cut_after_final_message(prompt: str, end_mark: str) -> str:
+def _cut_after_final_message(prompt: str, end_mark: str, *, may_trim: bool) -> tuple[str, str]:
+    """Return the prompt through the final message, and the text after it. may_trim: the message has a text, which the
+    template may have trimmed."""
     mark = end_mark.rstrip()
     position = prompt.rfind(mark)
     if position < 0:
@@ -224,6 +237,7 @@ def _cut_after_final_message(prompt: str, end_mark: str) -> str:
             "leave this field out",
             param="continue_final_message",
         )
-    continued = prompt[:position]
+    continued, rest = prompt[:position], prompt[position + len(mark) :]
     # A template that trims the message removed the mark's space, and would have removed the message's trailing space.
-    return continued if prompt.startswith(end_mark, position) else continued.rstrip()
+    is_trimmed = may_trim and not prompt.startswith(end_mark, position)
+    return continued.rstrip() if is_trimmed else continued, rest

@@ -39,6 +39,11 @@ class ControlTexts:
             spans.append((end, len(text)))
         return spans
 
+    def first(self, text: str) -> str:
+        """Return the first control token's spelling in a short text, or ""."""
+        found = None if self._whole is None else self._whole.search(text)
+        return "" if found is None else found[0]
+
     def _whole_spans(self, text: str) -> list[tuple[int, int]]:
         """Find complete spellings, window by window: a search holds the GIL, and is slow for texts like "<<<..."."""
         spans: list[tuple[int, int]] = []

@@ -80,6 +80,12 @@ def text_of(content: object) -> str:
     return "" if content is None else str(content)
 
 
+def has_text(content: str | list[dict[str, Any]]) -> bool:
+    """Whether the content is more than blanks."""
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content]
+    return any(text.strip() for text in texts)
+
+
 def append_text(content: str | list[dict[str, Any]], end: str) -> str | list[dict[str, Any]]:
     """Return the content with `end` appended to its text."""
     if isinstance(content, str):

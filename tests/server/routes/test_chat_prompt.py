@@ -70,6 +70,43 @@ async def test_the_final_message_can_be_continued() -> None:
     assert ids == _ids("<user\nhi>\n<assistant\nSure,")
 
 
+async def test_a_model_that_writes_the_users_message_stops_where_it_ends() -> None:
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": ""}]
+    for source, end_id, stop in (
+        ("{{ messages[1].content }}<|im_start|>", IM_START, None),  # a control token, but not the EOS
+        ("{{ messages[1].content }} END", None, "END"),
+    ):
+        client = FakeClient(says("Why? END No."))
+        async with http(make_app(client, chat_template="U:" + source)) as api:
+            body = {"messages": messages, "continue_final_message": True, "max_tokens": 50}
+            (choice,) = (await api.post("/v1/chat/completions", json=body)).json()["choices"]
+        assert client.requests[0].prompt_ids == list(b"U:")
+        assert client.requests[0].sampling.stop_token_ids == (() if end_id is None else (end_id,))
+        assert choice["message"]["content"] == ("Why? END No." if stop is None else "Why? ")
+        assert choice["message"].get("reasoning_content") is None
+
+
+@pytest.mark.parametrize(
+    ("template", "more", "message"),
+    [
+        ("U:{{ messages[0].content }}", {}, "the chat template writes nothing after it"),
+        (
+            "{% for m in messages %}U:{{ m.content }} E{% endfor %}",
+            {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
+            "tool_choice requires a call, and continue_final_message continues a message of the user",
+        ),
+    ],
+)
+async def test_a_users_message_that_cannot_be_continued_is_refused(
+    template: str, more: dict[str, Any], message: str
+) -> None:
+    body = {"messages": [{"role": "user", "content": ""}], "continue_final_message": True, **more}
+    async with http(make_app(FakeClient(says("x")), chat_template=template)) as api:
+        response = await api.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert message in response.json()["error"]["message"]
+
+
 async def test_opening_and_continuing_at_once_is_refused() -> None:
     messages = [{"role": "user", "content": ""}]
     body = {"messages": messages, "continue_final_message": True, "add_generation_prompt": True}

@@ -187,6 +187,31 @@ def test_continued_message_may_end_in_control_text() -> None:
     assert control_ids(tokenizer, ids)[-1] == tokenizer.encode("<|im_start|>")[0]
 
 
+CONTINUED: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
+
+
+@pytest.mark.parametrize(
+    ("source", "opened", "end"),
+    [
+        (CHATML, "<|im_start|>user\n", "<|im_end|>"),
+        ("{% for m in messages %}USER: {{ m.content }}\n{% endfor %}ASSISTANT:\nx", "USER: ", "ASSISTANT:"),
+        ("[INST]\n\n{{ messages[0].content | trim }}\n[/INST]", "[INST]\n\n", "[/INST]"),
+        ("{{ messages[0].content }}", "", ""),
+        ("U{{ messages[0].content }}{% if add_generation_prompt %}A{% endif %}", "U", "A"),
+    ],
+)
+def test_the_users_turn_is_opened_and_its_end_known(source: str, opened: str, end: str) -> None:
+    rendered = template(source).render([{"role": "user", "content": ""}], **CONTINUED)
+    assert (rendered.prompt, rendered.user_end) == (opened, end)
+    text = template(source).render([{"role": "user", "content": "Hello "}], **CONTINUED).prompt
+    assert text == f"{opened}Hello" + " " * ("trim" not in source)
+
+
+def test_only_a_users_message_that_is_continued_has_an_end() -> None:
+    assert template(CHATML).render([USER]).user_end is None
+    assert template(CHATML).render([USER, ASSISTANT], **CONTINUED).user_end is None
+
+
 # --- what clients may send -------------------------------------------------------------------------------------------
 
 
