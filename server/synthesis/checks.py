@@ -105,8 +105,22 @@ class Lacks(Check, tag="lacks", frozen=True):
         return next((f"{self.field} has '{each}'" for each in self.phrases if _words(each) in text), None)
 
 
-CHECKS = (New, Occurs, Least, Equals, Differs, Length, Lacks)
-AnyCheck = New | Occurs | Least | Equals | Differs | Length | Lacks
+class Calls(Check, tag="calls", frozen=True):
+    """The calls of a step are all of the tool that the variable `tool` names."""
+
+    tool: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.field, self.tool
+
+    def fault(self, values: Values) -> str | None:
+        called = {call["function"]["name"] for call in values[self.field]}
+        return None if called == {values[self.tool]} else f"{self.field} is of another tool"
+
+
+CHECKS = (New, Occurs, Least, Equals, Differs, Length, Lacks, Calls)
+AnyCheck = New | Occurs | Least | Equals | Differs | Length | Lacks | Calls
 
 
 class Pool:

@@ -69,5 +69,20 @@ class PreferenceOutput(LineOutput, tag="preference", frozen=True):
         }
 
 
-OUTPUTS = (ChatOutput, PreferenceOutput)
-AnyOutput = ChatOutput | PreferenceOutput
+class ToolCallOutput(LineOutput, tag="tool_calls", frozen=True, kw_only=True):
+    """A chat of one question and the tool calls that answer it, with the tools. calls: the step that called;
+    `assistant` is a text before the calls."""
+
+    assistant: str = ""
+    calls: str
+
+    def line(self, samples: Sequence[Values]) -> dict[str, Any] | str:
+        best = self.best_of(samples)
+        answer = {"role": "assistant", "tool_calls": best[self.calls]}
+        if text := filled(self.assistant, best):
+            answer["content"] = text
+        return {"messages": [*self._prompt(best), answer], "tools": best["tools"]}
+
+
+OUTPUTS = (ChatOutput, PreferenceOutput, ToolCallOutput)
+AnyOutput = ChatOutput | PreferenceOutput | ToolCallOutput

@@ -1,6 +1,6 @@
 """SynthesisRecipe: the source, steps and output of a synthesis."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -12,6 +12,10 @@ class ItemSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """The origin of items. files: relative to the recipe; `--input` names others."""
 
     files: tuple[str, ...] = ()
+
+
+class NoSource(ItemSource, tag="none", frozen=True):
+    """Items that have only the recipe's variables, without end. It has no files."""
 
 
 class Seeds(ItemSource, tag="seeds", frozen=True):
@@ -40,13 +44,23 @@ class Documents(ItemSource, tag="documents", frozen=True):
     passes: int = 1
 
 
-SOURCES = (Seeds, Prompts, Chats, Documents)
-AnySource = Seeds | Prompts | Chats | Documents
+class Tools(ItemSource, tag="tools", frozen=True):
+    """Definitions of tools to call. Variables: tool, as JSON; tool_name; tools, which are `offered` ones in a drawn
+    order, the tool among them; file. passes: items of a tool."""
+
+    offered: int = 4
+    passes: int = 1
+
+
+SOURCES = (Seeds, Prompts, Chats, Documents, Tools, NoSource)
+AnySource = Seeds | Prompts | Chats | Documents | Tools | NoSource
 SOURCE_VARIABLES: dict[type, tuple[str, ...]] = {
+    NoSource: (),
     Seeds: ("examples",),
     Prompts: ("prompt", "file"),
     Chats: ("prompt", "answer", "file"),
     Documents: ("document", "file"),
+    Tools: ("tool", "tool_name", "tools", "file"),
 }
 
 
@@ -55,12 +69,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     fields: properties of the JSON object that the answer is, by name: a schema, or a type's name. Without fields the
     answer is text, a variable with the step's name. models: names of the models that answer, in turn by sample; the
-    empty name is the run's model.
+    empty name is the run's model. role: of the message that the model writes; the user's has no prompt. calls: the
+    answer calls one of the item's tools; the variable is the list of its calls.
     """
 
     name: str
-    prompt: str
+    prompt: str = ""
     system: str | None = None
+    role: Literal["assistant", "user"] = "assistant"
+    calls: bool = False
     fields: dict[str, str | dict[str, Any]] = {}
     samples: int = 1
     models: tuple[str, ...] = ("",)

@@ -10,9 +10,10 @@ import yaml
 
 from engine.errors import InvalidRequest, OptionError
 from server.data.quality import select_rules
-from server.synthesis.checks import CHECKS
-from server.synthesis.outputs import OUTPUTS, PreferenceOutput
-from server.synthesis.recipe import SOURCE_VARIABLES, SOURCES, Step, SynthesisRecipe
+from server.schemas.tools import MAX_TOOLS
+from server.synthesis.checks import CHECKS, Calls
+from server.synthesis.outputs import OUTPUTS, PreferenceOutput, ToolCallOutput
+from server.synthesis.recipe import SOURCE_VARIABLES, SOURCES, AnySource, Step, SynthesisRecipe, Tools
 from server.synthesis.variables import placeholders
 
 _INDEX = re.compile(r"\[\d+\]")
@@ -88,6 +89,8 @@ def _checked(recipe: SynthesisRecipe, stem: str, variables: Mapping[str, str]) -
         raise OptionError(f"it has no variable {unknown[0]!r} to set; there is {there}")
     if empty := [name for name, value in recipe.variables.items() if value == ()]:
         raise OptionError(f"variables.{empty[0]} is an empty list; give values to draw from")
+    if isinstance(recipe.source, Tools) and not 1 <= recipe.source.offered <= MAX_TOOLS:
+        raise OptionError(f"source: offered is {recipe.source.offered}; it must be from 1 to {MAX_TOOLS}")
     if not recipe.steps:
         raise OptionError("steps is empty; give at least one")
     try:
@@ -97,7 +100,7 @@ def _checked(recipe: SynthesisRecipe, stem: str, variables: Mapping[str, str]) -
     known = {*recipe.variables, *SOURCE_VARIABLES[type(recipe.source)]}
     for step in recipe.steps:
         where = f"step {step.name}"
-        _check_step(step, where)
+        _check_step(step, where, recipe.source)
         _check_texts({"prompt": step.prompt, "system": step.system}, known, where)
         _check_names(placeholders(" ".join(step.models)), recipe.variables, f"{where}: models")
         for name in step.variables:
@@ -106,6 +109,8 @@ def _checked(recipe: SynthesisRecipe, stem: str, variables: Mapping[str, str]) -
             known.add(name)
         for check in step.checks:
             _check_names(check.names, known, f"{where}: the check {check.__struct_config__.tag}")
+            if isinstance(check, Calls):
+                _check_calls(check.field, recipe.steps, f"{where}: the check calls")
     output = recipe.output
     _check_texts(output.texts, known, "output")
     if output.best is not None:
@@ -114,7 +119,17 @@ def _checked(recipe: SynthesisRecipe, stem: str, variables: Mapping[str, str]) -
             raise OptionError(f"output: best is {output.best}, which is no field of a type integer or number")
     if isinstance(output, PreferenceOutput):
         _check_preference(output, recipe.steps)
+    if isinstance(output, ToolCallOutput):
+        _check_calls(output.calls, recipe.steps, "output: calls")
     return msgspec.structs.replace(recipe, name=recipe.name or stem, variables={**recipe.variables, **variables})
+
+
+def _check_calls(name: str, steps: Sequence[Step], where: str) -> None:
+    """Raise OptionError unless `name` is a step with calls."""
+    known = [step.name for step in steps if step.calls]
+    if name not in known:
+        there = ", ".join(known) or "none"
+        raise OptionError(f"{where} reads {name}, which is no step with calls: true; there is {there}")
 
 
 def _check_preference(output: PreferenceOutput, steps: Sequence[Step]) -> None:
@@ -134,7 +149,17 @@ def _check_preference(output: PreferenceOutput, steps: Sequence[Step]) -> None:
                 )
 
 
-def _check_step(step: Step, where: str) -> None:
+def _check_step(step: Step, where: str, source: AnySource) -> None:
+    if step.role == "user":
+        if step.prompt or step.fields or step.calls:
+            raise OptionError(
+                f"{where}: the model writes the user's message, so there is no prompt, field or call; use system to "
+                "name its subject"
+            )
+    elif not step.prompt.strip():
+        raise OptionError(f"{where}: prompt is empty; give a text")
+    if step.calls and (step.fields or not isinstance(source, Tools)):
+        raise OptionError(f"{where}: calls: true needs a source of the kind tools, and has no fields")
     bounds = {
         "samples": (step.samples, 1, 64),
         "temperature": (step.temperature, 0, 2),

@@ -8,6 +8,7 @@ import msgspec
 
 from server.jobs.answers import BodyAnswer
 from server.synthesis.recipe import Step
+from server.synthesis.tool_calls import ToolCall, calls_fault
 from server.synthesis.variables import Values, filled
 
 CHAT_PATH = "/v1/chat/completions"
@@ -28,12 +29,16 @@ def step_request(step: Step, values: Values, place: str, model: str, seed: int) 
     messages = [] if step.system is None else [{"role": "system", "content": filled(step.system, values)}]
     body: dict[str, Any] = {
         "model": model,
-        "messages": [*messages, {"role": "user", "content": filled(step.prompt, values)}],
+        "messages": [*messages, {"role": "user", "content": filled(step.prompt, values)}],  # "" if it is the answer
         "temperature": step.temperature,
         "top_p": step.top_p,
         "max_completion_tokens": step.max_tokens,
         "seed": int.from_bytes(hashlib.blake2b(f"{seed}:{place}".encode(), digest_size=4).digest()) >> 1,
     }
+    if step.role == "user":
+        body["continue_final_message"] = True
+    if step.calls:
+        body |= {"tools": values["tools"], "tool_choice": "required", "parallel_tool_calls": False}
     if step.fields:
         schema = {"name": step.name, "strict": True, "schema": step.schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -43,6 +48,7 @@ def step_request(step: Step, values: Values, place: str, model: str, seed: int) 
 
 class _Message(msgspec.Struct):
     content: str | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -59,7 +65,7 @@ class Unusable(Exception):
     """An answer from which no values can be read. The message is the reason that is counted."""
 
 
-def read_step_answer(step: Step, answer: BodyAnswer) -> tuple[dict[str, Any], str]:
+def read_step_answer(step: Step, request: StepRequest, answer: BodyAnswer) -> tuple[dict[str, Any], str]:
     """Return the values of a step's variables, and the fingerprint of the model that answered. Raises Unusable."""
     if not answer.is_completed:
         raise Unusable(REFUSED)
@@ -72,10 +78,15 @@ def read_step_answer(step: Step, answer: BodyAnswer) -> tuple[dict[str, Any], st
     choice = completion.choices[0]
     if choice.finish_reason == "length":
         raise Unusable("cut off")
+    fingerprint = completion.system_fingerprint or ""
+    if step.calls:
+        calls = choice.message.tool_calls or []
+        if (fault := calls_fault(calls, request.body["tools"])) is not None:
+            raise Unusable(fault)
+        return {step.name: msgspec.to_builtins(calls)}, fingerprint
     content = (choice.message.content or "").strip()
     if not content:
         raise Unusable("empty")
-    fingerprint = completion.system_fingerprint or ""
     if not step.fields:
         return {step.name: content}, fingerprint
     try:

@@ -3,16 +3,17 @@
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.errors import OptionError, StartupError
+from engine.errors import InvalidRequest, OptionError, StartupError
 from server.data.formats import SUFFIXES, decoded, paragraphs, read_lines
 from server.data.lines import DataLine, FaultyData, parse_line
 from server.data.words import words_of
 from server.schemas.strict_json import parse_json
-from server.synthesis.recipe import AnySource, Chats, Documents, Prompts, Seeds
+from server.synthesis.recipe import AnySource, Chats, Documents, NoSource, Prompts, Seeds, Tools
+from server.synthesis.tool_calls import read_tool
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _PLAIN = (".md", ".rst")  # read like .txt
@@ -39,6 +40,10 @@ class Items(Protocol):
 
 def open_source(source: AnySource, files: Sequence[str], seed: int) -> Items:
     """Read the files of a source. Raises OptionError and StartupError."""
+    if isinstance(source, NoSource):
+        if files:
+            raise OptionError(f"the recipe's source is none, so it reads no files; leave {files[0]} out")
+        return _EmptyItems()
     if not files:
         raise OptionError("the recipe needs files; give --input FILE, or write them into its source")
     match source:
@@ -50,9 +55,18 @@ def open_source(source: AnySource, files: Sequence[str], seed: int) -> Items:
         case Chats():
             chats = [(chat, path, line) for path in files for line, chat in _chats(path)]
             return _ListedItems(chats, source.passes, seed, texts=[values["prompt"] for values, _, _ in chats])
+        case Tools():
+            return _ToolItems(source, files, seed)
         case Documents():
             parts = [({"document": text}, path, line) for path in files for line, text in _parts_of(path, source.words)]
             return _ListedItems(parts, source.passes, seed)
+
+
+class _EmptyItems:
+    texts: Sequence[str] = ()
+
+    def take(self, first: int, count: int, _accepted: Sequence[str], /) -> list[SourceItem]:
+        return [SourceItem(number, {}) for number in range(first, first + count)]
 
 
 class _SeedItems:
@@ -100,6 +114,39 @@ class _ListedItems:
         random.Random(f"{self._seed}:{pass_number}").shuffle(order)
         values, path, line = self._parts[order[place]]
         return SourceItem(number, {**values, "file": Path(path).name}, f"{Path(path).name}:{line}")
+
+
+class _ToolItems(_ListedItems):
+    """Each tool, with others that are drawn."""
+
+    def __init__(self, source: Tools, files: Sequence[str], seed: int) -> None:
+        found = [(tool, path, line) for path in files for line, tool in _tools(path)]
+        self._tools: dict[str, dict[str, Any]] = {}
+        for tool, path, line in found:
+            if self._tools.setdefault(name := tool["function"]["name"], tool) is not tool:
+                raise StartupError(f"{path}, line {line}: there is another tool {name}; give each its own name")
+        parts = [({"tool_name": tool["function"]["name"]}, path, line) for tool, path, line in found]
+        super().__init__(parts, source.passes, seed)
+        self._num_others = min(source.offered, len(found)) - 1
+
+    def take(self, first: int, count: int, accepted: Sequence[str], /) -> list[SourceItem]:
+        return [self._with_tools(item) for item in super().take(first, count, accepted)]
+
+    def _with_tools(self, item: SourceItem) -> SourceItem:
+        name = item.values["tool_name"]
+        draw = random.Random(f"{self._seed}:tools:{item.number}")
+        names = [name, *draw.sample([each for each in self._tools if each != name], self._num_others)]
+        draw.shuffle(names)
+        tools = {"tool": self._tools[name]["function"], "tools": [self._tools[each] for each in names]}
+        return replace(item, values={**item.values, **tools})
+
+
+def _tools(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, data in _lines(path):
+        try:
+            yield number, read_tool(parse_json(data, "this line"))
+        except InvalidRequest as error:
+            raise StartupError(f"{path}, line {number}: {error}") from None
 
 
 def _questions(path: str) -> Iterator[tuple[int, str]]:

@@ -133,7 +133,7 @@ class Synthesis:
         for branch, request in sent:
             answer = answers[request.custom_id]
             try:
-                values, fingerprint = read_step_answer(step, answer)
+                values, fingerprint = read_step_answer(step, request, answer)
             except Unusable as error:
                 counts.faults[str(error)] += 1
                 if not answer.is_completed:

@@ -28,16 +28,22 @@ output: {kind: chat, user: "{task}", assistant: "{reply}"}
 SEEDS = "First old task of mine.\n\nSecond old task of yours.\n\nThird old task of ours.\n"
 
 BOUNDS = Bounds(num_lines=5, min_acceptance=0.05, wave=4)
-Script = Callable[[StepRequest], str | int]  # a text, or the status of a refusal
+Reply = str | int | list[tuple[str, str]]  # a text, the status of a refusal, or names and arguments of tool calls
+Script = Callable[[StepRequest], Reply]
 
 
-def completion(content: str, finish_reason: str = "stop") -> dict[str, Any]:
-    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish_reason}
+def completion(content: str | list[tuple[str, str]], finish_reason: str = "stop") -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if not isinstance(content, str):
+        functions = [{"name": name, "arguments": arguments} for name, arguments in content]
+        calls = [{"id": f"call_{n}", "type": "function", "function": each} for n, each in enumerate(functions)]
+        message = {"role": "assistant", "content": None, "tool_calls": calls}
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     return {"object": "chat.completion", "choices": [choice], "usage": usage, "system_fingerprint": "print"}
 
 
-def answer_of(given: str | int, model: str) -> BodyAnswer:
+def answer_of(given: Reply, model: str) -> BodyAnswer:
     if isinstance(given, int):
         return BodyAnswer("", given, json.dumps({"error": {"message": "it is too long"}}).encode())
     fingerprint = {} if model == "model" else {"system_fingerprint": f"print of {model}"}
@@ -68,17 +74,20 @@ def synthesis_of(
     script: Script,
     recipe: str = RECIPE,
     *,
-    texts: str = SEEDS,
+    texts: str | None = SEEDS,
+    name: str = "in.txt",
     seed: int = 0,
     bounds: Bounds = BOUNDS,
     evaluation: Sequence[tuple[int, bytes]] = (),
 ) -> tuple[Synthesis, Scripted]:
+    """Return a run of `recipe`, and its answers. texts: of the source's file `name`; None for a source of no files."""
     (folder / "recipe.yaml").write_text(recipe)
-    (folder / "in.txt").write_text(texts)
+    if texts is not None:
+        (folder / name).write_text(texts)
     loaded, _ = load_recipe(str(folder / "recipe.yaml"), {})
     preparation = Preparation(PreparationOptions(), ["out.jsonl"])
     preparation.add_evaluation("eval.jsonl", evaluation)
-    items = open_source(loaded.source, [str(folder / "in.txt")], seed)
+    items = open_source(loaded.source, [] if texts is None else [str(folder / name)], seed)
     answers = Scripted(script)
     return Synthesis(loaded, items, seed, "model", bounds, preparation, answers), answers
 

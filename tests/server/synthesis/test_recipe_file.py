@@ -25,7 +25,7 @@ def test_built_in_recipes_are_valid(name: str) -> None:
         (
             "kind: seeds,",
             "kind: seed,",
-            r"source.kind: Invalid value 'seed'; there is seeds, prompts, chats, documents",
+            r"source.kind: Invalid value 'seed'; there is seeds, prompts, chats, documents, tools, none",
         ),
         (
             "examples: 2",
@@ -77,6 +77,48 @@ def test_faults_are_refused_with_what_there_is(tmp_path: Path, old: str, new: st
     path.write_text(RECIPE.replace(old, new))
     with pytest.raises(OptionError, match=f"recipe {path}: {message}"):
         load_recipe(str(path), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("tool-calls", "offered: 4", "offered: 0", "source: offered is 0; it must be from 1 to 128"),
+        (
+            "tool-calls",
+            "field: call,",
+            "field: request,",
+            "step call: the check calls reads request, which is no step w",
+        ),
+        ("tool-calls", "  calls: call", "  calls: judge", "output: calls reads judge, which .* there is call"),
+        (
+            "tool-calls",
+            "calls: true ",
+            "calls: true\n    fields: {a: string} ",
+            "step call: calls: true needs a source",
+        ),
+        (
+            "documents",
+            "- name: find",
+            "- name: find\n    calls: true",
+            "step find: calls: true needs a source of the k",
+        ),
+        (
+            "magpie",
+            "role: user",
+            'role: user\n    prompt: "x"',
+            "step question: the model writes the user's message, so",
+        ),
+        ("magpie", '    prompt: "{question}"', "", "step answer: prompt is empty; give a text"),
+    ],
+)
+def test_steps_that_contradict_themselves_are_refused(
+    tmp_path: Path, name: str, old: str, new: str, message: str
+) -> None:
+    text = built_in_recipes()[name].read_text()
+    assert old in text
+    (tmp_path / "mine.yaml").write_text(text.replace(old, new))
+    with pytest.raises(OptionError, match=message):
+        load_recipe(str(tmp_path / "mine.yaml"), {})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import OptionError, StartupError
-from server.synthesis.recipe import Chats, Documents, Prompts, Seeds
+from server.synthesis.recipe import Chats, Documents, NoSource, Prompts, Seeds
 from server.synthesis.sources import open_source
 
 pytestmark = pytest.mark.fast
@@ -79,6 +79,13 @@ def test_chats_give_a_question_and_its_answer(tmp_path: Path) -> None:
     ):
         with pytest.raises(StartupError, match=f"line 1: it has no {missing}; chats have both"):
             open_source(Chats(), [_written(tmp_path / "b.jsonl", f"{text}\n")], 0)
+
+
+def test_a_source_of_nothing_has_no_end_and_takes_no_files() -> None:
+    items = open_source(NoSource(), [], 0)
+    assert [(each.number, each.values) for each in items.take(7, 2, ["x"])] == [(7, {}), (8, {})]
+    with pytest.raises(OptionError, match=r"source is none, so it reads no files; leave a\.txt out"):
+        open_source(NoSource(), ["a.txt"], 0)
 
 
 def test_faulty_files_are_refused(tmp_path: Path) -> None:

@@ -12,13 +12,16 @@ from server.jobs.answers import AnswerUsage, BodyAnswer
 from server.synthesis.counts import acceptance_table
 from server.synthesis.recipe import Step
 from server.synthesis.recipe_file import built_in_recipes
-from server.synthesis.requests import StepRequest, Unusable, read_step_answer
+from server.synthesis.requests import StepRequest, Unusable, read_step_answer, step_request
 from server.synthesis.synthesis import Bounds
 from tests.helpers.data_lines import chat, encoded, random_text
 from tests.helpers.synthesis import RECIPE, completion, invents, lines_of, synthesis_of
 
 pytest.importorskip("rensa", reason="the extra 'data' is not installed")
 pytestmark = pytest.mark.fast
+
+STEP = Step(name="reply", prompt="Say a.")
+REQUEST = step_request(STEP, {}, "000000", "model", 0)
 
 
 async def test_lines_are_made_and_name_their_origin(tmp_path: Path) -> None:
@@ -45,7 +48,7 @@ def test_what_another_server_sends_in_place_of_an_answer_is_unusable_and_costs_n
     answer = BodyAnswer("", 200, body)
     assert answer.usage == AnswerUsage()
     with pytest.raises(Unusable, match="not a chat completion"):
-        read_step_answer(Step(name="a", prompt="Say a."), answer)
+        read_step_answer(STEP, REQUEST, answer)
 
 
 def test_a_usage_below_zero_counts_as_none() -> None:
@@ -228,6 +231,29 @@ async def test_equal_answers_make_no_pair(tmp_path: Path) -> None:
     assert synthesis.counts["filters"].faults == {"the samples' score is too close": 3}
 
 
+async def test_the_model_writes_questions_at_the_users_turn_and_answers_them(tmp_path: Path) -> None:
+    recipe = built_in_recipes()["magpie"].read_text()
+
+    def script(request: StepRequest) -> str:
+        item = int(request.custom_id[:6])
+        if "-answer-" in request.custom_id:
+            return random_text(100 + item)
+        return "Write a poem about the sea." if item < 2 else random_text(item)
+
+    synthesis, answers = synthesis_of(tmp_path, script, recipe, texts=None, bounds=Bounds(3, 0, 4))
+    assert await synthesis.run() is None
+    first, second = answers.requests[0].body, answers.requests[1].body
+    assert first["messages"][0]["content"].startswith("You are a helpful assistant for questions about ")
+    assert first["messages"][1:] == [{"role": "user", "content": ""}]
+    assert first["continue_final_message"] is True
+    assert first["seed"] != second["seed"]
+    reply = next(each.body for each in answers.requests if "-answer-" in each.custom_id)
+    assert reply["messages"] == [{"role": "user", "content": "Write a poem about the sea."}]
+    assert "continue_final_message" not in reply
+    assert synthesis.counts["question"].faults == {"question is not new": 1}
+    assert lines_of(synthesis)[0]["messages"][0] == {"role": "user", "content": "Write a poem about the sea."}
+
+
 async def test_a_run_stops_if_too_few_items_become_lines(tmp_path: Path) -> None:
     bounds = Bounds(num_lines=100, min_acceptance=0.5, wave=7)
     synthesis, _ = synthesis_of(tmp_path, lambda _: json.dumps({"task": "Always the same task."}), bounds=bounds)
@@ -260,4 +286,4 @@ async def test_a_run_ends_with_its_source(tmp_path: Path) -> None:
 )
 def test_answers_that_are_no_whole_texts_are_dropped(body: dict[str, Any], reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
-        read_step_answer(Step(name="reply", prompt="x"), BodyAnswer("", 200, json.dumps(body).encode()))
+        read_step_answer(STEP, REQUEST, BodyAnswer("", 200, json.dumps(body).encode()))
