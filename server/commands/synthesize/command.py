@@ -26,7 +26,7 @@ from server.commands.options.arguments import build_config
 from server.commands.options.definitions import OPTIONS
 from server.commands.options.sources import options_file, resolve_options
 from server.commands.synthesize.arguments import TEACHER_KEY_VARIABLE, SynthesisConfig, synthesize_parser
-from server.commands.synthesize.journal import SUFFIX, AnswerJournal
+from server.commands.synthesize.journal import SUFFIX, AnswerJournal, RunName
 from server.config.server import ServerConfig
 from server.data.formats import check_suffix, read_lines
 from server.data.options import check_preparation
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
     journal_path = out.with_name(out.name + SUFFIX)
     if out.exists() and not journal_path.exists():
         raise OptionError(f"{out} exists and has no journal, so it is not of a synthesis; name another --out")
-    with contextlib.closing(AnswerJournal(str(journal_path))) as journal:
+    with contextlib.closing(AnswerJournal(str(journal_path), RunName(recipe.name, config.seed))) as journal:
         if len(journal):
             say(f"{journal_path} has {counted(len(journal), 'answer')}, which are not computed again")
         work = _Run(config, recipe, items, preparation, journal, out)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 from server.batches.answers import answer_line
 from server.commands.batch.output_file import OutputFile
 from server.jobs.answers import BodyAnswer
@@ -16,29 +16,57 @@ class _Response(msgspec.Struct):
     body: msgspec.Raw
 
 
-class _Line(msgspec.Struct):
+class RunName(msgspec.Struct, frozen=True):
+    """The run that an output belongs to: another recipe or seed would replace its lines."""
+
+    recipe: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"recipe {self.recipe} with --seed {self.seed}"
+
+
+class _Line(msgspec.Struct, omit_defaults=True):
     custom_id: str
     response: _Response | None = None
+    run: RunName | None = None  # before the answers
 
 
 class AnswerJournal:
-    """Answers by custom_id, in the format of a batch's output. Refusals are not written: they cost nothing, and their
-    reason may be gone in the next run."""
+    """Answers by custom_id, in the format of a batch's output, after a line that names the run. Refusals are not
+    written: they cost nothing, and their reason may be gone in the next run."""
 
-    def __init__(self, path: str) -> None:
-        """Open and lock the file, and drop an incomplete last line. Raises StartupError."""
+    def __init__(self, path: str, run: RunName) -> None:
+        """Open and lock the file, and drop an incomplete last line. Raises StartupError, and OptionError if it has
+        answers of another run."""
         self._answers: dict[str, BodyAnswer] = {}
         self._file = OutputFile(path)
+        try:
+            self._open(path, run)
+        except StartupError:
+            self._file.close()
+            raise
+
+    def _open(self, path: str, run: RunName) -> None:
+        found = None
         try:
             self._file.recover()
             with open(path, "rb") as file:
                 for line in file:
-                    self._read(line)
+                    found = self._read(line) or found
         except (StartupError, OSError, msgspec.DecodeError) as error:
-            self._file.close()
             raise StartupError(
                 f"{path} is not the journal of a synthesis ({error}); remove it, or name another --out"
             ) from None
+        if found == run:
+            return
+        if self._answers:
+            out = path.removesuffix(SUFFIX)
+            raise OptionError(
+                f"{out} is of {found or 'an unknown run'}, and {run} would replace its lines; name another --out, or "
+                f"delete {out} and {path}"
+            )
+        self._file.add(msgspec.json.encode(_Line("", run=run)) + b"\n")
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -54,15 +82,21 @@ class AnswerJournal:
     def close(self) -> None:
         self._file.close()
 
-    def _read(self, line: bytes) -> None:
-        custom_id, answer = read_answer_line(line)
-        if answer is not None and answer.is_completed:
-            self._answers[custom_id] = answer
+    def _read(self, line: bytes) -> RunName | None:
+        """Keep the answer of a line; return the run that it names."""
+        read = msgspec.json.decode(line, type=_Line)
+        if (answer := _answer_of(read)) is not None and answer.is_completed:
+            self._answers[read.custom_id] = answer
+        return read.run
 
 
 def read_answer_line(line: bytes) -> tuple[str, BodyAnswer | None]:
     """Return the custom_id and the answer of a line of a batch's output; None for one that was not run."""
     read = msgspec.json.decode(line, type=_Line)
+    return read.custom_id, _answer_of(read)
+
+
+def _answer_of(read: _Line) -> BodyAnswer | None:
     if (response := read.response) is None:
-        return read.custom_id, None
-    return read.custom_id, BodyAnswer(response.request_id, response.status_code, bytes(response.body))
+        return None
+    return BodyAnswer(response.request_id, response.status_code, bytes(response.body))

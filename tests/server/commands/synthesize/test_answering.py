@@ -21,7 +21,7 @@ from server.commands.synthesize.answering import (
     TokensSpent,
 )
 from server.commands.synthesize.http_client import SynthesisClient
-from server.commands.synthesize.journal import AnswerJournal
+from server.commands.synthesize.journal import AnswerJournal, RunName
 from server.jobs.answers import BodyAnswer
 from server.synthesis.recipe import Step
 from server.synthesis.requests import StepRequest, step_request
@@ -32,6 +32,7 @@ from tests.helpers.synthesis import completion
 
 pytestmark = pytest.mark.fast
 
+RUN = RunName("mine", 0)
 STEP = Step(name="reply", prompt="{task}", max_tokens=50)
 REQUESTS = [step_request(STEP, {"task": f"Do {n}."}, f"{n:06}-reply", MODEL, 0) for n in range(6)]
 IDS = [each.custom_id for each in REQUESTS]
@@ -39,7 +40,7 @@ IDS = [each.custom_id for each in REQUESTS]
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[AnswerJournal]:
-    opened = AnswerJournal(str(tmp_path / "out.jsonl.journal"))
+    opened = AnswerJournal(str(tmp_path / "out.jsonl.journal"), RUN)
     yield opened
     opened.close()
 
@@ -103,13 +104,13 @@ async def test_nothing_is_computed_twice_after_a_kill(tmp_path: Path) -> None:
             await super().answer(requests[:4], store)
             raise _Killed
 
-    journal = AnswerJournal(str(path))
+    journal = AnswerJournal(str(path), RUN)
     async with aclosing(teacher.client()) as client:
         with pytest.raises(_Killed):
             await JournaledAnswers(journal, Kills(client, 1), None)(REQUESTS)
         journal.close()
         path.write_bytes(path.read_bytes()[:-20])  # the last line was not written whole
-        journal = AnswerJournal(str(path))
+        journal = AnswerJournal(str(path), RUN)
         assert len(journal) == 3
         answers = JournaledAnswers(journal, TeacherAnswerer(client, 1), None)
         found = await answers(REQUESTS)
@@ -119,7 +120,7 @@ async def test_nothing_is_computed_twice_after_a_kill(tmp_path: Path) -> None:
     assert answers.num_tokens == 6 * 15
     asked = [body["messages"][0]["content"] for body in teacher.bodies]
     assert asked == [f"Do {n}." for n in (0, 1, 2, 3, 3, 4, 5)]
-    assert [json.loads(line)["custom_id"] for line in path.read_bytes().splitlines()] == IDS
+    assert [json.loads(line)["custom_id"] for line in path.read_bytes().splitlines()] == ["", *IDS]
 
 
 async def test_a_budget_stops_the_run_and_a_larger_one_continues(journal: AnswerJournal) -> None:
@@ -182,7 +183,7 @@ async def test_answers_with_line_breaks_are_read_again_from_the_journal(tmp_path
     teacher.content = body
     async with aclosing(teacher.client()) as client:
         for _ in range(2):
-            with closing(AnswerJournal(path)) as journal:
+            with closing(AnswerJournal(path, RUN)) as journal:
                 found = await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:2])
             assert [json.loads(found[each].body) for each in IDS[:2]] == [completion("Done.")] * 2
     assert len(teacher.bodies) == 2
@@ -305,5 +306,26 @@ async def test_answers_of_a_batch_that_a_killed_run_left_are_used(
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("text\n")
     with pytest.raises(StartupError, match="is not the journal of a synthesis"):
-        AnswerJournal(str(tmp_path / "a"))
+        AnswerJournal(str(tmp_path / "a"), RUN)
     assert (tmp_path / "a").read_text() == "text\n"
+
+
+def test_answers_of_another_run_are_not_mixed_with_these(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl.journal"
+    other = RunName("other", 0)
+    with closing(AnswerJournal(str(path), other)):
+        pass  # without answers, nothing is lost
+    with closing(AnswerJournal(str(path), RUN)) as journal:
+        journal.add(IDS[0], BodyAnswer("", 200, b"{}"))
+    before = path.read_bytes()
+    for run in (other, RunName("mine", 1)):
+        with pytest.raises(
+            OptionError, match=rf"is of recipe mine with --seed 0, and {run} would replace its lines; na"
+        ):
+            AnswerJournal(str(path), run)
+    assert path.read_bytes() == before
+    with closing(AnswerJournal(str(path), RUN)) as journal:
+        assert len(journal) == 1
+    path.write_bytes(before.splitlines(keepends=True)[-1])
+    with pytest.raises(OptionError, match="is of an unknown run, and recipe mine"):
+        AnswerJournal(str(path), RUN)

@@ -104,6 +104,18 @@ def test_a_stopped_run_continues_where_it_was(
 
 
 @pytest.mark.usefixtures("teacher")
+def test_another_recipe_does_not_replace_the_lines(folder: Path) -> None:
+    assert _run("--lines", "2") == 0
+    lines = (folder / "out.jsonl").read_bytes()
+    (folder / "other.yaml").write_text(RECIPE)
+    with pytest.raises(
+        OptionError, match=r"out\.jsonl is of recipe mine with --seed 0, and recipe other .* another --out"
+    ):
+        run(["other.yaml", "--input", "seeds.txt", "--out", "out.jsonl", *TEACHER])
+    assert (folder / "out.jsonl").read_bytes() == lines
+
+
+@pytest.mark.usefixtures("teacher")
 def test_budgets_and_acceptance_stop_a_run_with_its_own_exit_code(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
