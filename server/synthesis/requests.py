@@ -22,6 +22,7 @@ class StepRequest:
 
     custom_id: str
     body: dict[str, Any]
+    step: str  # its name
 
 
 def step_request(step: Step, values: Values, place: str, model: str, seed: int) -> StepRequest:
@@ -43,7 +44,7 @@ def step_request(step: Step, values: Values, place: str, model: str, seed: int) 
         schema = {"name": step.name, "strict": True, "schema": step.schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     digest = hashlib.blake2b(msgspec.json.encode(body, order="deterministic"), digest_size=8).hexdigest()
-    return StepRequest(f"{place}-{digest}", body)
+    return StepRequest(f"{place}-{digest}", body, step.name)
 
 
 class _Message(msgspec.Struct):

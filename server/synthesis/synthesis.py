@@ -49,6 +49,7 @@ class Synthesis:
     journal has, a second run makes the same requests and the same lines.
 
     preparation: the filters; its kept lines are the result. answer: answers requests; may raise to stop the run.
+    step_models: models of the steps that a teacher answers, in place of `model`.
     """
 
     recipe: SynthesisRecipe
@@ -58,6 +59,7 @@ class Synthesis:
     bounds: Bounds
     preparation: Preparation
     answer: Answer
+    step_models: Mapping[str, str] = field(default_factory=dict)
     on_progress: Callable[[int], None] = lambda _: None
     counts: dict[str, StepCounts] = field(default_factory=dict)
     num_items: int = 0  # that were taken to their end
@@ -120,11 +122,12 @@ class Synthesis:
 
     async def _take_step(self, step: Step, branches: Sequence[_Branch]) -> list[_Branch]:
         """Return the branches that pass a step, in the items' order."""
+        default = self.step_models.get(step.name, self.model)
         sent: list[tuple[_Branch, StepRequest]] = []
         for branch in branches:
             for sample in range(step.samples):
                 name = f"{branch.name}.{sample}" if step.samples > 1 else branch.name
-                model = filled(step.models[sample % len(step.models)], branch.values) or self.model
+                model = filled(step.models[sample % len(step.models)], branch.values) or default
                 request = step_request(step, branch.values, f"{name}-{step.name}", model, self.seed)
                 sent.append((_Branch(branch.item, name, branch.values, branch.fingerprint), request))
         answers = await self.answer([request for _, request in sent]) if sent else {}
@@ -140,7 +143,7 @@ class Synthesis:
                     self._error = error_message(answer)
                 continue
             branch.values = {**branch.values, **values}
-            if request.body["model"] == self.model:
+            if request.body["model"] == self.model and step.name not in self.step_models:
                 branch.fingerprint = fingerprint
             fault = first_fault(step.checks, branch.values, self._pool)
             if fault is not None:
@@ -189,4 +192,6 @@ class Synthesis:
             "model": self.model,
             "fingerprint": next((branch.fingerprint for branch in branches if branch.fingerprint), ""),
         }
+        if self.step_models:
+            found["teacher"] = dict(self.step_models)
         return {**found, "origin": item.origin} if item.origin else found

@@ -2,7 +2,7 @@
 
 import codecs
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import httpx
@@ -100,6 +100,22 @@ class TeacherAnswerer:
             store(request.custom_id, BodyAnswer("", response.status_code, _one_line_completion(response)))
 
         await in_parallel(requests, one, self._num_parallel)
+
+
+class SharedAnswerer:
+    """Sends the requests of some steps to a teacher, and the others to another answerer."""
+
+    def __init__(self, answerer: Answerer, teacher: Answerer, teacher_steps: Collection[str]) -> None:
+        self._answerer = answerer
+        self._teacher = teacher
+        self._teacher_steps = teacher_steps
+
+    async def answer(self, requests: Sequence[StepRequest], store: Store) -> None:
+        taught = [request for request in requests if request.step in self._teacher_steps]
+        others = [request for request in requests if request.step not in self._teacher_steps]
+        for answerer, own in ((self._teacher, taught), (self._answerer, others)):
+            if own:
+                await answerer.answer(own, store)
 
 
 def _one_line_completion(response: httpx.Response) -> bytes:

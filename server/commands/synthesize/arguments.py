@@ -65,19 +65,30 @@ class SynthesisConfig:
         f"URL of another OpenAI endpoint that computes the steps; {TEACHER_KEY_VARIABLE} has its key.",
         metavar="URL",
     )
+    teacher_steps: tuple[str, ...] = _option(
+        (), "Steps of the recipe for the teacher; --model or --server answers the others.", metavar="STEP"
+    )
+    teacher_model: str | None = _option(
+        None, "Name of the teacher's model with --teacher-steps (default: its only one).", metavar="NAME"
+    )
     teacher_may_read: tuple[str, ...] = _option(
         (), "Files of which the teacher may get text; others are refused.", metavar="FILE"
     )
     teacher_parallel: int = _option(4, "Requests to the teacher at a time.", minimum=1, maximum=1000)
 
     def __post_init__(self) -> None:
-        if self.server is not None and self.teacher_url is not None:
-            raise StartupError("--server and --teacher-url are both given; choose one")
+        if self.server is not None and self.teacher_url is not None and not self.teacher_steps:
+            raise StartupError(
+                "--server and --teacher-url are both given; choose one, or name the teacher's steps: --teacher-steps"
+            )
         for flag, url in (("--server", self.server), ("--teacher-url", self.teacher_url)):
             if url is not None and not url.startswith(("http://", "https://")):
                 raise StartupError(f"{flag} must begin with http:// or https://, not {url!r}")
-        if self.teacher_may_read and self.teacher_url is None:
-            raise StartupError("--teacher-may-read needs --teacher-url; give both")
+        for flag, value in (("--teacher-may-read", self.teacher_may_read), ("--teacher-steps", self.teacher_steps)):
+            if value and self.teacher_url is None:
+                raise StartupError(f"{flag} needs --teacher-url; give both")
+        if self.teacher_model is not None and not self.teacher_steps:
+            raise StartupError("--teacher-model needs --teacher-steps; without them --model names the teacher's model")
         for each in self.set:
             if "=" not in each:
                 raise StartupError(f"--set {each!r} must be NAME=VALUE")

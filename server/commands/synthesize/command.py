@@ -8,17 +8,16 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine.child_processes.log_format import configure_logging
-from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.command_io.finetuning.job import write_atomically, write_parts_atomically
 from engine.config import EngineConfig
-from engine.errors import EngineStopped, InvalidRequest, OptionError, StartupError
+from engine.errors import EngineStopped, OptionError, StartupError
 from engine.wording import counted
 from server.commands.alone import Interrupted, LineProgress, run_alone, say
 from server.commands.chat.connecting import client_key, trusted_authorities
@@ -26,21 +25,20 @@ from server.commands.options.arguments import build_config
 from server.commands.options.definitions import OPTIONS
 from server.commands.options.sources import options_file, resolve_options
 from server.commands.synthesize.arguments import TEACHER_KEY_VARIABLE, SynthesisConfig, synthesize_parser
+from server.commands.synthesize.checking import check_files, check_steps, open_filters
 from server.commands.synthesize.journal import SUFFIX, AnswerJournal, RunName
 from server.config.server import ServerConfig
-from server.data.formats import check_suffix, read_lines
-from server.data.options import check_preparation
-from server.data.preparation import FaultyLines, Preparation
+from server.data.preparation import Preparation
 from server.synthesis.counts import acceptance_table
 from server.synthesis.recipe import SynthesisRecipe
 from server.synthesis.recipe_file import built_in_recipes, load_recipe
 from server.synthesis.sources import Items, open_source
 from server.synthesis.synthesis import Bounds, Synthesis
-from server.synthesis.variables import filled
 from server.text.chat_templates.processes import TemplateProcesses
 
 if TYPE_CHECKING:
     from server.commands.synthesize.answering import Answerer, JournaledAnswers
+    from server.commands.synthesize.http_client import SynthesisClient
     from server.context import ServerContext
 
 _STOPPED = 3  # exit code
@@ -59,9 +57,9 @@ def run(argv: Sequence[str]) -> int:
         raise OptionError("RECIPE or --out is missing; usage: headrace synthesize RECIPE --model MODEL --out FILE")
     recipe, path = load_recipe(namespace.recipe, config.variables)
     files = config.input or tuple(str(path.parent / name) for name in recipe.source.files)
-    _check_files(config, files)
-    _check_models(recipe, config)
-    preparation = _preparation(recipe, config)
+    check_files(config, files)
+    check_steps(recipe, config)
+    preparation = open_filters(recipe, config)
     items = open_source(recipe.source, files, config.seed)
     out = Path(config.out).expanduser()
     journal_path = out.with_name(out.name + SUFFIX)
@@ -70,10 +68,10 @@ def run(argv: Sequence[str]) -> int:
     with contextlib.closing(AnswerJournal(str(journal_path), RunName(recipe.name, config.seed))) as journal:
         if len(journal):
             say(f"{journal_path} has {counted(len(journal), 'answer')}, which are not computed again")
-        work = _Run(config, recipe, items, preparation, journal, out)
-        if config.server is None and config.teacher_url is None:
-            return work.with_engine(namespace, began_s)
-        return asyncio.run(work.with_client(namespace))
+        work = _Run(config, namespace, recipe, items, preparation, journal, out)
+        if config.server is None and (config.teacher_url is None or config.teacher_steps):
+            return work.with_engine(began_s)
+        return asyncio.run(work.with_client())
 
 
 @dataclasses.dataclass
@@ -81,6 +79,7 @@ class _Run:
     """A checked command. Its synthesis is made when the model's name is known."""
 
     config: SynthesisConfig
+    namespace: argparse.Namespace
     recipe: SynthesisRecipe
     items: Items
     preparation: Preparation
@@ -89,10 +88,10 @@ class _Run:
     synthesis: Synthesis | None = None
     answers: "JournaledAnswers | None" = None
 
-    def with_engine(self, namespace: argparse.Namespace, began_s: float) -> int:
+    def with_engine(self, began_s: float) -> int:
         """Make the lines with an engine of this process; return the exit code."""
-        flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
-        server, engine = resolve_options(flags, os.environ, options_file(namespace.config))
+        flags = {name: value for name, value in vars(self.namespace).items() if name in OPTIONS}
+        server, engine = resolve_options(flags, os.environ, options_file(self.namespace.config))
         if server.models.entries:
             raise OptionError("the options name several models, but a synthesis uses one; choose it with --model")
         configure_logging(server.log_level, server.log_format)
@@ -118,31 +117,31 @@ class _Run:
         except Interrupted as interrupted:
             self._finish("interrupted; run the same command to continue")
             return interrupted.exit_code
+        except StartupError:  # of the engine or a teacher
+            self._write()
+            raise
         except EngineStopped:
             raise StartupError("the engine was stopped; run the same command to continue") from None
 
-    async def with_client(self, namespace: argparse.Namespace) -> int:
+    async def with_client(self) -> int:
         """Make the lines with a running server or a teacher; return the exit code."""
         from server.commands.synthesize.answering import BatchAnswerer, TeacherAnswerer
         from server.commands.synthesize.http_client import SynthesisClient
 
         config = self.config
-        model = getattr(namespace, "model", None)
-        authorities = trusted_authorities(namespace.ca_file)
+        model = getattr(self.namespace, "model", None)
         progress = LineProgress(ServerConfig(), self._num_lines, stage=_STAGE)
-        if config.teacher_url is not None:
-            key, source = os.environ.get(TEACHER_KEY_VARIABLE), TEACHER_KEY_VARIABLE
-            url = config.teacher_url
+        if config.server is None:
+            client = self._teacher_client()
         else:
-            assert config.server is not None
-            url = config.server
-            key, source = client_key(namespace.key_file)
-        client = SynthesisClient(url, key, key_source=source, authorities=authorities)
+            key, source = client_key(self.namespace.key_file)
+            authorities = trusted_authorities(self.namespace.ca_file)
+            client = SynthesisClient(config.server, key, key_source=source, authorities=authorities)
         async with contextlib.aclosing(client):
             if model is None:
                 model = await client.only_model()
             answerer: Answerer
-            if config.teacher_url is not None:
+            if config.server is None:
                 answerer = TeacherAnswerer(client, config.teacher_parallel)
             else:
                 answerer = BatchAnswerer(client, self._label(model))
@@ -157,6 +156,13 @@ class _Run:
                     raise
         return self._finish(reason)
 
+    def _teacher_client(self) -> "SynthesisClient":
+        from server.commands.synthesize.http_client import SynthesisClient
+
+        assert self.config.teacher_url is not None
+        key, authorities = os.environ.get(TEACHER_KEY_VARIABLE), trusted_authorities(self.namespace.ca_file)
+        return SynthesisClient(self.config.teacher_url, key, key_source=TEACHER_KEY_VARIABLE, authorities=authorities)
+
     @property
     def _num_lines(self) -> int:
         return self.config.lines or self.recipe.lines
@@ -168,6 +174,20 @@ class _Run:
 
     async def _stopped_reason(self, answerer: "Answerer", model: str, progress: LineProgress) -> str | None:
         """Run the synthesis; return the reason if it stops before all lines are made."""
+        from server.commands.synthesize.answering import SharedAnswerer, TeacherAnswerer
+
+        config = self.config
+        if not config.teacher_steps:
+            return await self._run_synthesis(answerer, model, {}, progress)
+        async with contextlib.aclosing(self._teacher_client()) as client:
+            teacher = config.teacher_model or await client.only_model()
+            teaching = TeacherAnswerer(client, config.teacher_parallel)
+            shared = SharedAnswerer(answerer, teaching, config.teacher_steps)
+            return await self._run_synthesis(shared, model, dict.fromkeys(config.teacher_steps, teacher), progress)
+
+    async def _run_synthesis(
+        self, answerer: "Answerer", model: str, step_models: Mapping[str, str], progress: LineProgress
+    ) -> str | None:
         from server.commands.synthesize.answering import JournaledAnswers, TokensSpent
 
         config = self.config
@@ -181,6 +201,7 @@ class _Run:
             bounds,
             self.preparation,
             self.answers,
+            step_models=step_models,
             on_progress=progress.show,
         )
         try:
@@ -234,56 +255,3 @@ def _shown(name: str) -> str:
     if name not in recipes:
         raise OptionError(f"there is no built-in recipe {name!r}; there is {', '.join(recipes)}")
     return recipes[name].read_text(encoding="utf-8")
-
-
-def _check_files(config: SynthesisConfig, files: Sequence[str]) -> None:
-    """Raise OptionError for outputs that would overwrite inputs, and for files that the teacher may not read."""
-    taken = {Path(path).expanduser().resolve() for path in (*files, *config.against)}
-    for path in filter(None, (config.out, config.report)):
-        if Path(path).expanduser().resolve() in taken:
-            raise OptionError(f"{path} would be overwritten; name another file")
-        if not Path(path).expanduser().parent.is_dir():
-            raise OptionError(f"the folder of {path} does not exist; create it, or name another file")
-        taken.add(Path(path).expanduser().resolve())
-    if config.out is not None and Path(config.out).suffix != ".jsonl":
-        raise OptionError(f"{config.out} is not a .jsonl file; name the output with this suffix")
-    if config.teacher_url is None:
-        return
-    allowed = {Path(path).expanduser().resolve() for path in config.teacher_may_read}
-    for path in files:
-        if Path(path).expanduser().resolve() not in allowed:
-            raise OptionError(
-                f"text of {path} would be sent to {config.teacher_url}; allow it with --teacher-may-read {path}"
-            )
-
-
-def _check_models(recipe: SynthesisRecipe, config: SynthesisConfig) -> None:
-    """Raise OptionError for models by name where the command loads one itself."""
-    if config.server is not None or config.teacher_url is not None:
-        return
-    for step in recipe.steps:
-        for model in step.models:
-            if name := filled(model, recipe.variables):
-                raise OptionError(
-                    f"step {step.name} is for the model {name}, and without --server only that of --model is loaded; "
-                    "give --server with the URL of a server that has both"
-                )
-
-
-def _preparation(recipe: SynthesisRecipe, config: SynthesisConfig) -> Preparation:
-    """Return the filters. Raises OptionError and StartupError."""
-    options = PreparationOptions(quality=recipe.quality, decontaminate_against=config.against)
-    try:
-        check_preparation(options)
-    except InvalidRequest as error:
-        raise OptionError(str(error)) from None
-    preparation = Preparation(options, [config.out or ""], config.seed)
-    try:
-        for path in config.against:
-            check_suffix(path)
-            preparation.add_evaluation(Path(path).name, read_lines(path))
-    except FaultyLines as error:
-        raise StartupError(f"an evaluation file has faulty lines: {error}") from None
-    except InvalidRequest as error:
-        raise StartupError(f"{path}: {error}") from None
-    return preparation

@@ -16,6 +16,7 @@ from server.commands.synthesize.answering import (
     BatchAnswerer,
     EngineAnswerer,
     JournaledAnswers,
+    SharedAnswerer,
     Store,
     TeacherAnswerer,
     TokensSpent,
@@ -253,6 +254,17 @@ async def test_an_address_of_another_kind_is_named(content: bytes, message: str)
             await client.only_model()
 
 
+async def test_a_teacher_answers_only_the_steps_that_are_named(journal: AnswerJournal) -> None:
+    teacher, local = Teacher(), Teacher()
+    judged = step_request(Step(name="judge", prompt="How good?"), {}, "000000-judge", "wise", 0)
+    async with aclosing(teacher.client()) as client, aclosing(local.client()) as other:
+        shared = SharedAnswerer(TeacherAnswerer(other, 1), TeacherAnswerer(client, 1), ["judge"])
+        answers = JournaledAnswers(journal, shared, None)
+        assert len(await answers([*REQUESTS, judged])) == 7
+    assert teacher.bodies == [judged.body]
+    assert local.bodies == [request.body for request in REQUESTS]
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[tuple[FakeClient, SynthesisClient]]:
     """A server that runs batches, and a client of it that does not sleep long."""
@@ -270,7 +282,7 @@ async def test_a_server_answers_by_batches_and_its_files_are_deleted(
 ) -> None:
     fake, client = server
     answers = JournaledAnswers(journal, BatchAnswerer(client, "run"), None)
-    refused = StepRequest("000009-reply-x", {**REQUESTS[0].body, "max_completion_tokens": -1})
+    refused = StepRequest("000009-reply-x", {**REQUESTS[0].body, "max_completion_tokens": -1}, "reply")
     found = await answers([*REQUESTS[:3], refused])
     assert [found[custom_id].status_code for custom_id in (*IDS[:3], refused.custom_id)] == [200, 200, 200, 400]
     await answers(REQUESTS[3:])

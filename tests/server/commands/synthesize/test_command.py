@@ -1,6 +1,8 @@
 """`headrace synthesize`: its options, what it writes, and its exit codes."""
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,12 @@ import httpx
 import pytest
 
 from engine.errors import OptionError, StartupError
-from server.commands.synthesize import http_client
+from server.commands.synthesize import answering, http_client
+from server.commands.synthesize.answering import Store, TeacherAnswerer
 from server.commands.synthesize.command import run
+from server.commands.synthesize.http_client import SynthesisClient
 from server.synthesis.recipe_file import built_in_recipes
+from server.synthesis.requests import StepRequest
 from tests.helpers.data_lines import chat, encoded, random_text
 from tests.helpers.synthesis import RECIPE, SEEDS, completion
 
@@ -20,11 +25,15 @@ pytestmark = pytest.mark.fast
 TEACHER = ["--teacher-url", "http://teacher/v1", "--model", "wise", "--teacher-may-read", "seeds.txt"]
 
 
+BOTH = ["mine.yaml", "--out", "a.jsonl", "--input", "seeds.txt", *TEACHER]
+
+
 class _Teacher:
     """Answers like a model that invents another task each time; refuses the rest when `left` is 0."""
 
     def __init__(self) -> None:
         self.num_asked = 0
+        self.models: Counter[str] = Counter()
         self.left = 10_000
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -33,6 +42,7 @@ class _Teacher:
             return httpx.Response(429, headers={"retry-after": "9999"}, json={"error": {"message": "busy"}})
         self.left -= 1
         self.num_asked += 1
+        self.models[body["model"]] += 1
         text = random_text(body["seed"], 8 if "response_format" in body else 30)
         return httpx.Response(200, json=completion(json.dumps({"task": text}) if "response_format" in body else text))
 
@@ -103,6 +113,30 @@ def test_a_stopped_run_continues_where_it_was(
     assert json.loads((folder / "report.json").read_bytes())["num_kept"] == 6
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_teacher_shares_the_steps_with_a_server(teacher: _Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[Any] = []
+
+    class Server(TeacherAnswerer):
+        """Answers as the teacher does, in place of batches."""
+
+        def __init__(self, client: SynthesisClient, _run: str) -> None:
+            super().__init__(client, 1)
+
+        async def answer(self, requests: Sequence[StepRequest], store: Store) -> None:
+            batches.extend(requests)
+            await super().answer(requests, store)
+
+    monkeypatch.setattr(answering, "BatchAnswerer", Server)
+    options = ["--server", "http://server", "--teacher-steps", "reply", "--teacher-model", "wise", "--lines", "2"]
+    assert _run(*options, "--model", "small") == 0
+    assert {(request.step, request.body["model"]) for request in batches} == {("invent", "small")}
+    assert teacher.models == {"small": 2, "wise": 2}
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [line["metadata"]["teacher"] for line in lines] == [{"reply": "wise"}] * 2
+    assert [(line["metadata"]["model"], line["metadata"]["fingerprint"]) for line in lines] == [("small", "print")] * 2
+
+
 @pytest.mark.usefixtures("teacher")
 def test_another_recipe_does_not_replace_the_lines(folder: Path) -> None:
     assert _run("--lines", "2") == 0
@@ -162,7 +196,21 @@ output: {{kind: chat, user: "{{prompt}}", assistant: "{{reply}}"}}
         (["mine.yaml", "--out", "a.jsonl", "--set", "tone"], "--set 'tone' must be NAME=VALUE"),
         (["mine.yaml", "--out", "a.jsonl", "--server", "host"], "--server must begin with http"),
         (["mine.yaml", "--out", "a.jsonl", "--server", "http://a", "--teacher-url", "http://b"], "both given"),
-        (["mine.yaml", "--out", "a.jsonl", "--teacher-may-read", "a"], "needs --teacher-url"),
+        (["mine.yaml", "--out", "a.jsonl", "--teacher-may-read", "a"], "--teacher-may-read needs --teacher-url"),
+        (["mine.yaml", "--out", "a.jsonl", "--teacher-steps", "reply"], "--teacher-steps needs --teacher-url"),
+        ([*BOTH, "--teacher-model", "wise"], "--teacher-model needs --teacher-steps; without them --model names"),
+        ([*BOTH, "--teacher-steps", "judge"], "--teacher-steps has 'judge'; the recipe's steps are invent, reply"),
+        ([*BOTH, "--teacher-steps", "reply", "invent"], "has all steps of the recipe; leave it out, and name"),
+        (
+            ["mine.yaml", "--out", "a.jsonl", "--input", "seeds.txt", *TEACHER[:2], "--teacher-steps", "reply"],
+            "text of seeds.txt would be sent to http://teacher/v1; allow it",
+        ),
+        (["magpie", "--out", "a.jsonl", *TEACHER[:2]], "step question writes the user's message, which needs the chat"),
+        (["magpie", "--out", "a.jsonl", *TEACHER[:2], "--teacher-steps", "question"], "step question writes the user"),
+        (
+            ["magpie", "--out", "a.jsonl", "--input", "seeds.txt"],
+            "source is none, so it reads no files; leave seeds.txt",
+        ),
         (
             ["mine.yaml", "--out", "a.jsonl", "--input", "seeds.txt", "--teacher-url", "http://b"],
             "text of seeds.txt would be sent to http://b; allow it with --teacher-may-read seeds.txt",
