@@ -11,6 +11,7 @@ from benchmarks.gpu_check.figures import Figure
 from benchmarks.gpu_check.stages import Context
 from benchmarks.gpu_check.timing import seconds_of
 from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import CODE_DTYPES, kv_dtype_name
 from models.attention.base import AttentionBackend
 from models.attention.reference import ReferenceAttention
 from models.attention.select import PREFERENCE, load_backend
@@ -34,7 +35,13 @@ _STEPS: dict[str, Step] = {
     "mixed": [(500, 1), (0, 200), (31, 1), (300, 33)],
 }
 _TINY_STEPS: dict[str, Step] = {"mixed": [(17, 1), (0, 20), (16, 3)]}
-_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+# Dtypes of activations and of the KV cache, and the largest error. A code may differ by one where sums do.
+_ERRORS = (
+    (torch.float32, torch.float32, 1e-4),
+    (torch.bfloat16, torch.bfloat16, 2e-2),
+    (torch.bfloat16, torch.int8, 4e-2),
+    (torch.bfloat16, torch.float8_e4m3fn, 4e-2),
+)
 
 
 def attention_right(context: Context) -> Iterator[Figure]:
@@ -46,14 +53,15 @@ def attention_right(context: Context) -> Iterator[Figure]:
         except Exception as error:  # noqa: BLE001 - a library that is missing; the other back ends are checked
             yield Figure(path, None, limit=0, note=f"{type(error).__name__}: {error}"[:300])
             continue
-        for dtype, limit in _ERRORS.items():
+        for dtype, kv_dtype, limit in _ERRORS:
             errors, refused = [], []
             for name, spec in _SPECS.items():
-                if (reason := backend.unsupported(spec, dtype, dtype, context.device)) is not None:
+                if (reason := backend.unsupported(spec, dtype, kv_dtype, context.device)) is not None:
                     refused.append(f"{name} ({reason})")
                     continue
-                errors += [_error(context, backend, spec, step, dtype) for step in steps.values()]
-            title = f"{backend.name} in {str(dtype).removeprefix('torch.')}"
+                errors += [_error(context, backend, spec, step, dtype, kv_dtype) for step in steps.values()]
+            cache = "" if kv_dtype == dtype else f", cache in {kv_dtype_name(kv_dtype)}"
+            title = f"{backend.name} in {str(dtype).removeprefix('torch.')}{cache}"
             if errors:
                 yield Figure(f"{title}: error", max(errors), limit=limit, more_is_better=False)
             for each in refused:
@@ -66,6 +74,7 @@ def _error(
     spec: AttentionSpec,
     step: Step,
     dtype: torch.dtype,
+    kv_dtype: torch.dtype,
 ) -> float:
     """Return the largest error of a step's outputs, whose values are near 1. NaN becomes infinite."""
     total = max(start + rows for start, rows in step)
@@ -74,9 +83,15 @@ def _error(
         torch.randn(len(step), total, spec.num_kv_heads, spec.head_dim, generator=generator) for _ in range(2)
     )
     queries = torch.randn(sum(rows for _, rows in step), spec.num_heads, spec.head_dim, generator=generator)
+    if kv_dtype in CODE_DTYPES:  # codes are those of rounded numbers
+        keys, values = keys.to(dtype).float(), values.to(dtype).float()
     outputs = []
-    for each, device, kind in ((ReferenceAttention(), _CPU, torch.float32), (backend, context.device, dtype)):
-        kv, batch, group = _cache(each, spec, step, device, kind)
+    exact = kv_dtype if kv_dtype in CODE_DTYPES else torch.float32
+    for each, device, kind, stored in (
+        (ReferenceAttention(), _CPU, torch.float32, exact),
+        (backend, context.device, dtype, kv_dtype),
+    ):
+        kv, batch, group = _cache(each, spec, step, device, kind, stored)
         for number, (start, rows) in enumerate(step):
             blocks = group.block_tables[number].to(torch.int64)
             positions = torch.arange(start + rows, device=device)
@@ -95,6 +110,7 @@ def _cache(
     step: Step,
     device: torch.device,
     dtype: torch.dtype,
+    kv_dtype: torch.dtype,
 ) -> tuple[LayerKV, ForwardBatch, KVGroupBatch]:
     """Return a cache full of NaN, and the batch of a step over shuffled blocks of it."""
     width = -(-max(start + rows for start, rows in step) // _BLOCK_SIZE)
@@ -109,9 +125,9 @@ def _cache(
         device=device,
         starts=[start for start, _ in step],
     )
-    kv = allocate_layer_kv(backend.layout(spec, dtype, dtype), num_blocks, _BLOCK_SIZE, device)
+    kv = allocate_layer_kv(backend.layout(spec, dtype, kv_dtype), num_blocks, _BLOCK_SIZE, device)
     for part in kv.parts.values():
-        part.fill_(float("nan"))
+        part.view(torch.uint8).fill_(0xFF)  # NaN, also of scales
     group = batch.groups[0]
     assert isinstance(group, KVGroupBatch)
     return kv, batch, group
@@ -122,19 +138,23 @@ def attention_fast(context: Context) -> Iterator[Figure]:
     path = next(iter(PREFERENCE[context.device.type]))
     backend, device = load_backend(path), context.device
     decodes = [(1, 64)] if context.is_tiny else [(1, 640), (1, 32_768), (32, 640), (32, 4096), (256, 640), (16, 4096)]
-    for sequences, length in decodes:
+    coded = [(sequences, length, torch.int8) for sequences, length in decodes[-1:]]
+    for sequences, length, kv_dtype in [*((*each, torch.bfloat16) for each in decodes), *coded]:
+        if backend.unsupported(_QWEN, torch.bfloat16, kv_dtype, device) is not None:
+            continue
         step = [(length - 1, 1)] * sequences
-        kv, batch, group = _cache(backend, _QWEN, step, device, torch.bfloat16)
+        kv, batch, group = _cache(backend, _QWEN, step, device, torch.bfloat16, kv_dtype)
         for part in kv.parts.values():
             part.zero_()
         q = torch.randn(sequences, _QWEN.num_heads, _QWEN.head_dim, device=device).bfloat16()
         seconds = seconds_of(context, lambda: backend.forward(q, kv, batch, group, _QWEN))  # noqa: B023
-        read = sequences * length * _QWEN.num_kv_heads * _QWEN.head_dim * 2 * 2
+        read = sequences * length * kv.layout.position_bytes
         is_large = sequences * length >= 65_536  # below, launches count
         limit = 2.3 if is_large and not context.is_tiny else None  # 80 % of 2.9 TB/s
-        yield Figure(f"{backend.name}: decode {sequences} x {length}", read / seconds / 1e12, "TB/s", limit)
+        cache = "" if kv_dtype == torch.bfloat16 else f", cache in {kv_dtype_name(kv_dtype)}"
+        yield Figure(f"{backend.name}: decode {sequences} x {length}{cache}", read / seconds / 1e12, "TB/s", limit)
     for length in [64] if context.is_tiny else [2048, 8192, 32_768]:
-        kv, batch, group = _cache(backend, _QWEN, [(0, length)], device, torch.bfloat16)
+        kv, batch, group = _cache(backend, _QWEN, [(0, length)], device, torch.bfloat16, torch.bfloat16)
         for part in kv.parts.values():
             part.zero_()
         q = torch.randn(length, _QWEN.num_heads, _QWEN.head_dim, device=device).bfloat16()

@@ -14,6 +14,8 @@ launch stays right:
 
 q: [T, H, D], rows `q_stride` apart. out: [T, H, V]. cu_seqlens: [S + 1], seq_lens: [S], tables: [S, ..], all int32.
 kv: a tile of 16 slots has keys [key heads, 16, D], and then values [key heads, 16, V] if they are no part of the keys.
+scales: None, or bf16 where these are codes: a tile has those of keys [key heads, 16], then of values. They are factors
+of scores and weights, so that products with codes are exact; queries are spread as the keys of whole numbers are.
 slopes, sinks: [H] fp32 or None. bias: [H, bias_stride] fp32 or None, where distance 0 is in column `bias_zero`.
 Only positions that a sequence sees are read: other memory may hold NaN.
 """
@@ -21,19 +23,21 @@ Only positions that a sequence sees are read: other memory may hold NaN.
 import triton
 import triton.language as tl
 
+from models.kernels.triton.kv_codes import code_numbers, hadamard_signs
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 _UNALIGNED = ["tables", "cu_seqlens", "seq_lens"]  # views into a step's buffers
 
 
 @triton.jit
 def _add_keys(
-    sums, first, last, low, high, main, rest, at_rows, heads, length,
-    kv, table, kv_head, scale, slopes, bias, bias_stride, bias_zero, IS_MASKED: tl.constexpr, S: tl.constexpr
+    sums, first, last, low, high, main, rest, main_low, rest_low, at_rows, heads, length,
+    kv, scales, table, kv_head, scale, slopes, bias, bias_stride, bias_zero, IS_MASKED: tl.constexpr, S: tl.constexpr
 ):  # fmt: skip
     """Add positions first .. last - 1 to the sums. With a mask, only low <= position < high are read, else all.
 
     sums: total and largest score [rows], weighted values [rows, value columns]. main, rest: the queries' parts.
-    at_rows, heads: positions and heads of the rows. length: of the context.
+    main_low, rest_low: what their dtype drops of them. at_rows, heads: of the rows. length: of the context.
     """
     total, largest, weighted = sums
     for start in range(first, last, S.positions):
@@ -43,13 +47,24 @@ def _add_keys(
         tile = kv + (slot // 16).to(tl.int64) * S.tile_size
         of_head = kv_head * 16 + slot % 16
         keys = tile + of_head * S.key_size + S.main_at
-        k = _rows(keys, inside, S.main, S.main_size).to(main.dtype)  # [positions, main]
+        k = _rows(keys, inside, S.main, S.main_size, S.code).to(main.dtype)  # [positions, main]
         scores = tl.dot(main, tl.trans(k), input_precision=S.precision)  # [rows, positions], fp32
+        if S.is_split:
+            scores = tl.dot(main_low, tl.trans(k), scores)
         if S.rest:
             keys = tile + of_head * S.key_size + S.rest_at
-            k_rest = _rows(keys, inside, S.rest, S.rest_size).to(main.dtype)
+            k_rest = _rows(keys, inside, S.rest, S.rest_size, S.code).to(main.dtype)
             scores = tl.dot(rest, tl.trans(k_rest), scores, input_precision=S.precision)
-        scores *= scale
+            if S.is_split:
+                scores = tl.dot(rest_low, tl.trans(k_rest), scores)
+        if S.code:
+            at_scale = scales + (slot // 16).to(tl.int64) * S.scale_tile + kv_head * 16 + slot % 16
+            v_scale = tl.load(at_scale, mask=inside, other=0.0).to(tl.float32)
+            scores *= (scale * v_scale)[None, :]
+            if S.has_values:
+                v_scale = tl.load(at_scale + S.kv_heads * 16, mask=inside, other=0.0).to(tl.float32)
+        else:
+            scores *= scale
         if S.softcap > 0.0:  # tanh(x) = 1 - 2 / (exp(2 x) + 1)
             scores = S.softcap * (1.0 - 2.0 / (tl.exp2(scores * (2.0 * LOG2_E / S.softcap)) + 1.0))
         scores *= LOG2_E
@@ -72,26 +87,42 @@ def _add_keys(
         rescale = tl.exp2(largest - base)
         if S.has_values:
             values = tile + S.kv_heads * 16 * S.key_size + of_head * S.value_size
-            v = _rows(values, inside, S.value_columns, S.value_size).to(main.dtype)  # [positions, value columns]
+            v = _rows(values, inside, S.value_columns, S.value_size, S.code).to(
+                main.dtype
+            )  # [positions, value columns]
         else:
             v = k
         total = total * rescale + tl.sum(weights, 1)
+        if S.code:
+            weights *= v_scale[None, :]
         weighted = tl.dot(weights.to(main.dtype), v, weighted * rescale[:, None], input_precision=S.precision)
         largest = best
     return total, largest, weighted
 
 
 @triton.jit
-def _rows(starts, inside, COLUMNS: tl.constexpr, SIZE: tl.constexpr):
-    """Load SIZE numbers from each start that is inside: [starts, COLUMNS], 0 elsewhere."""
+def _rows(starts, inside, COLUMNS: tl.constexpr, SIZE: tl.constexpr, CODE: tl.constexpr = 0):
+    """Load SIZE numbers, or those of codes, from each start that is inside: [starts, COLUMNS], 0 elsewhere."""
     columns = tl.arange(0, COLUMNS)
     mask = inside[:, None] if COLUMNS == SIZE else inside[:, None] & (columns < SIZE)[None, :]
-    return tl.load(starts[:, None] + columns[None, :], mask=mask, other=0.0)
+    numbers = tl.load(starts[:, None] + columns[None, :], mask=mask, other=0)
+    if CODE:
+        numbers = code_numbers(numbers, CODE)
+    return numbers
+
+
+@triton.jit
+def _spread(x, COLUMNS: tl.constexpr, S: tl.constexpr):
+    """Multiply queries x [rows, COLUMNS] by the Hadamard matrix. Returns them in x's dtype, and what that drops."""
+    signs = hadamard_signs(COLUMNS, S.spread).to(x.dtype)
+    whole = tl.dot(x, signs, input_precision=S.precision) * S.spread_factor
+    high = whole.to(x.dtype)
+    return high, (whole - high.to(tl.float32)).to(x.dtype)
 
 
 @triton.jit
 def _attend(
-    q, q_stride, kv, table, row, at, count, length, share, num_shares,
+    q, q_stride, kv, scales, table, row, at, count, length, share, num_shares,
     scale, slopes, sinks, bias, bias_stride, bias_zero, S: tl.constexpr
 ):  # fmt: skip
     """Attend from `count` rows of a sequence, the first of which is `row`, at position `at`, to a share of the context.
@@ -106,6 +137,11 @@ def _attend(
     queries = q + (row + token).to(tl.int64) * q_stride + heads * S.key_size
     main = _rows(queries + S.main_at, is_row, S.main, S.main_size)
     rest = _rows(queries + S.rest_at, is_row, S.rest, S.rest_size) if S.rest else main
+    main_low, rest_low = main, rest
+    if S.spread:
+        main, main_low = _spread(main, S.main, S)
+        if S.rest:
+            rest, rest_low = _spread(rest, S.rest, S)
     low, high = 0, at + count
     if S.chunk:
         low = at // S.chunk * S.chunk
@@ -126,13 +162,13 @@ def _attend(
     if S.is_plain:  # all rows see what is up to the first one's position
         whole = tl.maximum(tl.minimum(last, at + 1) - first, 0) // S.positions * S.positions + first
         sums = _add_keys(
-            sums, first, whole, low, high, main, rest, at_rows, heads, length,
-            kv, table, kv_head, scale, slopes, bias, bias_stride, bias_zero, False, S
+            sums, first, whole, low, high, main, rest, main_low, rest_low, at_rows, heads, length,
+            kv, scales, table, kv_head, scale, slopes, bias, bias_stride, bias_zero, False, S
         )  # fmt: skip
         first = whole
     sums = _add_keys(
-        sums, first, last, low, high, main, rest, at_rows, heads, length,
-        kv, table, kv_head, scale, slopes, bias, bias_stride, bias_zero, True, S
+        sums, first, last, low, high, main, rest, main_low, rest_low, at_rows, heads, length,
+        kv, scales, table, kv_head, scale, slopes, bias, bias_stride, bias_zero, True, S
     )  # fmt: skip
     total, largest, weighted = sums
     return row + token, heads, is_row, total, largest, weighted
@@ -149,7 +185,7 @@ def _store(out, weighted, total, rows, heads, is_row, value_scale, S: tl.constex
 
 @triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=_UNALIGNED)
 def split_decode(
-    q, q_stride, kv, tables, table_stride, cu_seqlens, seq_lens,
+    q, q_stride, kv, scales, tables, table_stride, cu_seqlens, seq_lens,
     scale, value_scale, slopes, sinks, bias, bias_stride, bias_zero, out, parts, levels, S: tl.constexpr
 ):  # fmt: skip
     """Attend from sequences with at most `S.tokens` rows. A program computes a split of the positions.
@@ -166,7 +202,7 @@ def split_decode(
     length = tl.load(seq_lens + sequence)
     table = tables + sequence.to(tl.int64) * table_stride
     rows, heads, is_row, total, largest, weighted = _attend(
-        q, q_stride, kv, table, row, length - count, count, length, split, num_splits,
+        q, q_stride, kv, scales, table, row, length - count, count, length, split, num_splits,
         scale, slopes, sinks, bias, bias_stride, bias_zero, S
     )  # fmt: skip
     if parts is None:
@@ -215,7 +251,7 @@ def merge_splits(
 
 @triton.jit(do_not_specialize=["table_stride", "num_sequences"], do_not_specialize_on_alignment=_UNALIGNED)
 def mixed_prefill(
-    q, q_stride, kv, tables, table_stride, cu_seqlens, seq_lens, num_sequences, least_rows,
+    q, q_stride, kv, scales, tables, table_stride, cu_seqlens, seq_lens, num_sequences, least_rows,
     scale, value_scale, slopes, sinks, bias, bias_stride, bias_zero, out, S: tl.constexpr
 ):  # fmt: skip
     """Attend from sequences with at least `least_rows` rows. The last tiles, which see most, start first."""
@@ -236,7 +272,7 @@ def mixed_prefill(
     count = tl.minimum(num_rows - skipped, S.tokens)
     table = tables + tl.cast(sequence, tl.int64) * table_stride
     rows, heads, is_row, total, _, weighted = _attend(
-        q, q_stride, kv, table, row + skipped, length - num_rows + skipped, count, length, 0, 1,
+        q, q_stride, kv, scales, table, row + skipped, length - num_rows + skipped, count, length, 0, 1,
         scale, slopes, sinks, bias, bias_stride, bias_zero, S
     )  # fmt: skip
     _store(out, weighted, total, rows, heads, is_row, value_scale, S)

@@ -1,13 +1,17 @@
 """AttendShape: what an attention kernel is compiled for. A change of any field compiles the kernel anew."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import scale_slots
 from models.kernels.triton.tuned import Tiles
 
 SLOTS = 16  # of a tile of the KV cache
+KV_CODES: Mapping[torch.dtype, int] = {torch.int8: 1, torch.float8_e4m3fn: 2, torch.float8_e5m2: 3}
 _LEAST = 16  # columns and rows of a product
 
 
@@ -43,6 +47,9 @@ class AttendShape:
     heads: int
     blocks: int
     positions: int  # keys in a step of the loop
+    code: int  # of KV_CODES; 0: keys and values are numbers
+    spread: int  # numbers of a query that are multiplied by the Hadamard matrix; 0: none
+    is_split: bool  # whether such queries need two numbers of their dtype
 
     @property
     def tile_size(self) -> int:
@@ -50,13 +57,35 @@ class AttendShape:
         return SLOTS * self.kv_heads * (self.key_size + (self.value_size if self.has_values else 0))
 
     @property
+    def scale_tile(self) -> int:
+        """Numbers in the room for a tile's scales: of keys [key heads, 16], then of values, and then unused ones."""
+        return SLOTS * self.kv_heads * (scale_slots(self.key_size) + self.has_values * scale_slots(self.value_size))
+
+    @property
+    def spread_factor(self) -> float:
+        """Factor of the Hadamard matrix's signs."""
+        return 1.0 / math.sqrt(self.spread)
+
+    @property
     def is_plain(self) -> bool:
         """Whether a query sees all positions up to its own."""
         return self.is_causal and not self.window and not self.chunk
 
 
-def attend_shape(spec: AttentionSpec, dtype: torch.dtype, block_size: int, tiles: Tiles, tokens: int) -> AttendShape:
-    """Return the shape for a layer. tokens: rows of a sequence in a tile, 0: as many as `tiles.rows` have room for."""
+def attend_shape(
+    spec: AttentionSpec,
+    dtype: torch.dtype,
+    block_size: int,
+    code_dtype: torch.dtype | None,
+    is_spread: bool,
+    tiles: Tiles,
+    tokens: int,
+) -> AttendShape:
+    """Return the shape for a layer. tokens: rows of a sequence in a tile, 0: as many as `tiles.rows` have room for.
+
+    code_dtype: of a quantized cache, a key of KV_CODES. is_spread: whether its keys were multiplied by the Hadamard
+    matrix.
+    """
     group = spec.num_heads // spec.num_kv_heads
     heads = min(group, tiles.rows)
     if spec.values_from is None:
@@ -89,6 +118,9 @@ def attend_shape(spec: AttentionSpec, dtype: torch.dtype, block_size: int, tiles
         heads=heads,
         blocks=-(-group // heads),
         positions=tiles.positions,
+        code=0 if code_dtype is None else KV_CODES[code_dtype],
+        spread=spec.head_dim & -spec.head_dim if is_spread else 0,
+        is_split=is_spread and dtype != torch.float32,
     )
 
 

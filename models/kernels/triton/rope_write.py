@@ -2,14 +2,18 @@
 
 For each head of a row, with x its numbers: y = norm(x), if the layer norms heads. Then dimensions d and d + R of y are
 rotated by the row's angle d, for d < R: y[d] cos - y[d + R] sin, and y[d + R] cos + y[d] sin. Others stay. Queries are
-multiplied by the row's factor. Keys and values go to the row's slot: block slot // P, offset slot % P.
+multiplied by the row's factor. Keys and values go to the row's slot: block slot // P, offset slot % P; as codes, with
+a scale for each head, if the cache is quantized.
 """
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 
 from models.kernels.row_input import InputKind, RowInput
+from models.kernels.triton.kv_codes import CodedCache, write_key_codes, write_value_codes
 from models.kernels.triton.launch import launch
 
 _RMS_NORM = tl.constexpr(int(InputKind.RMS_NORM))
@@ -112,6 +116,9 @@ def rope_write_kernel(
     k_weight,
     q_bias,
     k_bias,
+    key_scales,  # [blocks, K, P] bf16, of codes; or None, as value_scales and center
+    value_scales,
+    center,  # [K, D] fp32
     q_row,  # strides
     q_head,
     k_row,
@@ -126,6 +133,8 @@ def rope_write_kernel(
     values_block,
     values_head,
     values_slot,
+    scales_block,
+    scales_head,
     weight_head,
     eps,
     Q_HEADS: tl.constexpr,
@@ -142,6 +151,10 @@ def rope_write_kernel(
     REST_BLOCK: tl.constexpr,
     VALUE_BLOCK: tl.constexpr,
     HEADS: tl.constexpr,
+    CODE: tl.constexpr,
+    LOG_N: tl.constexpr,
+    FACTOR: tl.constexpr,
+    KEY_BLOCK: tl.constexpr,
 ):
     """Grid: (T, tiles of HEADS query heads, then of key heads, then of value heads)."""
     q_tiles: tl.constexpr = (Q_HEADS + HEADS - 1) // HEADS
@@ -169,17 +182,31 @@ def rope_write_kernel(
         if tile < q_tiles + k_tiles:
             heads = (tile - q_tiles) * HEADS + lane
             is_head = heads < K_HEADS
-            _rotated(
-                k + row * k_row, k_head, k_weight, weight_head, k_bias, eps, cos, sin, row * HALF, 1.0,
-                keys + block * keys_block + offset * keys_slot, keys_head, heads, is_head, is_head & is_kept,
-                NORM, WEIGHT, BIAS, HALF, REST, HALF_BLOCK, REST_BLOCK,
-            )  # fmt: skip
+            target = keys + block * keys_block + offset * keys_slot
+            if CODE:
+                write_key_codes(
+                    k + row * k_row, k_head, k_weight, weight_head, k_bias, eps, cos, sin, row * HALF,
+                    center, target, keys_head, key_scales + block * scales_block + offset, scales_head,
+                    heads, is_head, is_kept, NORM, WEIGHT, BIAS, HALF, 2 * HALF + REST, KEY_BLOCK, CODE, LOG_N, FACTOR,
+                )  # fmt: skip
+            else:
+                _rotated(
+                    k + row * k_row, k_head, k_weight, weight_head, k_bias, eps, cos, sin, row * HALF, 1.0,
+                    target, keys_head, heads, is_head, is_head & is_kept,
+                    NORM, WEIGHT, BIAS, HALF, REST, HALF_BLOCK, REST_BLOCK,
+                )  # fmt: skip
         elif V_HEADS:
             heads = (tile - q_tiles - k_tiles) * HEADS + lane
             is_head = heads < V_HEADS
-            numbers = _part(v + row * v_row, heads, is_head, v_head, 0, VALUE, VALUE_BLOCK)
             target = values + block * values_block + offset * values_slot
-            _store_part(target, numbers, heads, is_head & is_kept, values_head, 0, VALUE, VALUE_BLOCK)
+            if CODE:
+                write_value_codes(
+                    v + row * v_row, v_head, target, values_head, value_scales + block * scales_block + offset,
+                    scales_head, heads, is_head, is_kept, VALUE, VALUE_BLOCK, CODE,
+                )  # fmt: skip
+            else:
+                numbers = _part(v + row * v_row, heads, is_head, v_head, 0, VALUE, VALUE_BLOCK)
+                _store_part(target, numbers, heads, is_head & is_kept, values_head, 0, VALUE, VALUE_BLOCK)
 
 
 def rope_write(
@@ -192,6 +219,7 @@ def rope_write(
     angles: tuple[torch.Tensor, torch.Tensor] | None = None,
     q_scale: torch.Tensor | None = None,
     norms: tuple[RowInput, RowInput] | None = None,
+    coded: CodedCache | None = None,
 ) -> torch.Tensor | None:
     """Norm and rotate heads q [T, H, D] and k [T, K, D], and write k and v [T, K, value_dim] to the KV cache.
 
@@ -199,7 +227,7 @@ def rope_write(
     value_dim], with any strides but 1 in the last dimension. slots: [T], the rows' slots; a row with a slot below 0 is
     not written. None: row t is written to offset 0 of block t. angles: cos and sin, [T, R] fp32 each, with 2 R <= D;
     None: no rotation. norms: of the heads of q and k, of one kind, with weights [D] or [heads, D]. v, values: None if
-    values are a part of the keys, or not written.
+    values are a part of the keys, or not written. coded: if keys and values are codes, uint8, where their scales are.
     """
     num_rows, k_heads, size = k.shape
     q_heads, out = 0, None
@@ -217,15 +245,20 @@ def rope_write(
     weights = [norm.weight if norm is not None and norm.has_weight else None for norm in (q_norm, k_norm)]
     biases = [None if norm is None else norm.bias for norm in (q_norm, k_norm)]
     half_block, rest_block, value_block = (triton.next_power_of_2(max(part, 1)) for part in (half, rest, value_dim))
+    key_block = triton.next_power_of_2(size)
     widest = _HEADS * max(half_block, rest_block, value_block // 2)  # numbers that are loaded together
+    code, scales = (0, (None, None, None)) if coded is None else (coded.code, (*coded[1:3], coded.key_center))
+    scale_strides = (0, 0) if coded is None else coded.key_scales.stride()[:2]
+    spread = size & -size if coded is not None and coded.is_spread else 1
     tiles = sum(triton.cdiv(heads, _HEADS) for heads in (q_heads, k_heads, v_heads))
     launch(
         rope_write_kernel,
         (num_rows, tiles),
-        *(q, k, v, out, keys, values, slots, cos, sin, q_scale, *weights, *biases),
+        *(q, k, v, out, keys, values, slots, cos, sin, q_scale, *weights, *biases, *scales),
         *(*_strides(q), *_strides(k), *_strides(v), *_strides(out)),
         *((keys.stride(0), keys.stride(1), keys.stride(2))),
         *((0, 0, 0) if values is None else (values.stride(0), values.stride(1), values.stride(2))),
+        *scale_strides,
         size if weights[0] is not None and weights[0].dim() == 2 else 0,
         0.0 if q_norm is None else q_norm.eps,
         Q_HEADS=q_heads,
@@ -242,6 +275,10 @@ def rope_write(
         REST_BLOCK=rest_block,
         VALUE_BLOCK=value_block,
         HEADS=_HEADS,
+        CODE=code,
+        LOG_N=spread.bit_length() - 1,
+        FACTOR=1.0 / math.sqrt(spread),
+        KEY_BLOCK=key_block,
         num_warps=min(max(widest // (32 * _NUMBERS_PER_THREAD), 1), 4),
     )
     return out

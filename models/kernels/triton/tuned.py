@@ -16,7 +16,7 @@ class Tiles(NamedTuple):
 
 
 # (kernel, compute capability times 10, shape class) -> tiles, which have not been timed on a GPU. Classes of attention:
-# columns of the wider of a head's key and value; "fp32"; and "latent" for values in keys of more than 256 columns.
+# columns of the wider of a head's key and value; and "fp32". " codes": a quantized cache, which takes registers.
 TABLE: Mapping[tuple[str, int, str], Tiles] = {
     ("decode", 80, "64"): Tiles(64, 64, 4, 3),
     ("decode", 80, "128"): Tiles(64, 32, 8, 3),
@@ -34,6 +34,8 @@ TABLE: Mapping[tuple[str, int, str], Tiles] = {
     ("prefill", 90, "128"): Tiles(128, 64, 8, 3),
     ("prefill", 90, "256"): Tiles(64, 64, 8, 2),
     ("prefill", 90, "fp32"): Tiles(32, 16, 4, 2),
+    ("prefill", 90, "128 codes"): Tiles(128, 32, 8, 3),
+    ("prefill", 90, "256 codes"): Tiles(64, 32, 8, 2),
 }
 
 
@@ -64,6 +66,9 @@ def grouped_tiles(pairs_per_expert: float, dtype: torch.dtype) -> GroupedTiles:
 
 
 def tiles_for(kernel: str, sm: int, shape_class: str) -> Tiles:
-    """Return the tiles of the newest listed device that is not newer than `sm`."""
-    listed = max(each for name, each, shape in TABLE if (name, shape) == (kernel, shape_class) and each <= sm)
-    return TABLE[kernel, listed, shape_class]
+    """Return the tiles of the newest listed device that is not newer than `sm`; those of a plain class for " codes", if
+    it has none."""
+    for each in (shape_class, shape_class.removesuffix(" codes")):
+        if devices := [device for name, device, shape in TABLE if (name, shape) == (kernel, each) and device <= sm]:
+            return TABLE[kernel, max(devices), each]
+    raise KeyError(f"no tiles for {kernel}, {shape_class} and compute capability {sm / 10}")

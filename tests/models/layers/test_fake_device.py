@@ -43,9 +43,10 @@ def backend_for(spec: DecoderSpec) -> AttentionBackend:
     return UncomputedAttention() if any(refusals) else backend
 
 
-def make_decoder(spec: DecoderSpec, gpu: FakeGPU) -> Decoder:
+def make_decoder(spec: DecoderSpec, gpu: FakeGPU, kv_dtype: torch.dtype = BF16) -> Decoder:
     with patch("models.decoder.allocate_module", allocate_fake):
-        decoder = Decoder(spec, ComputeConfig(backend_for(spec), TritonOperations(gpu.device), BF16, BF16, gpu.device))
+        compute = ComputeConfig(backend_for(spec), TritonOperations(gpu.device), BF16, kv_dtype, gpu.device)
+        decoder = Decoder(spec, compute)
         decoder.allocate(gpu.device)
     for module in decoder.modules():  # constants that the first step makes, once
         if isinstance(module, OutputScale):
@@ -120,6 +121,14 @@ def test_no_step_waits_for_the_device(spec: DecoderSpec, gpu: FakeGPU) -> None:
     decoder = make_decoder(spec, gpu)
     with refused_for(reasons_of(spec)):
         run_steps(decoder, gpu)
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_no_step_with_a_quantized_cache_waits_for_the_device(kv_dtype: torch.dtype, gpu: FakeGPU) -> None:
+    spec = described(ALL_VARIANTS["qwen2"]())[1]
+    decoder = make_decoder(spec, gpu, kv_dtype)
+    decoder.serve_context(spec.max_position)
+    run_steps(decoder, gpu)
 
 
 @pytest.mark.parametrize(

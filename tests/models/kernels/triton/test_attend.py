@@ -8,12 +8,13 @@ import torch
 
 import models.kernels.triton.attend  # noqa: F401  its kernels are defined before they are interpreted
 from models.architecture.attention import AttentionSpec, IndexerSpec
+from models.architecture.kv_layout import CODE_DTYPES
 from models.architecture.norm import NormKind, NormSpec
 from models.attention.reference import ReferenceAttention
 from models.attention.select import PREFERENCE, select_backend
 from models.attention.triton import TritonAttention
 from models.batch import DistanceBias, KVGroupBatch, forward_batch
-from models.kv.layer import allocate_layer_kv
+from models.kv.layer import LayerKV, allocate_layer_kv
 from tests.helpers.gpu.compile import launches
 from tests.helpers.gpu.interpreter import interpreting
 from tests.models.kernels.paged_batches import Lengths, filled_kv, full_kv, paged_batch
@@ -26,7 +27,7 @@ DECODES = [Lengths(1, 75), Lengths(1, 2)]
 CPU = torch.device("cpu")
 
 
-def _check(
+def check_attention(
     spec: AttentionSpec,
     lengths: list[Lengths],
     dtype: torch.dtype = torch.float32,
@@ -36,7 +37,12 @@ def _check(
     num_processors: int = 8,
     distance_bias: DistanceBias | None = None,
     kv_dtype: torch.dtype | None = None,
+    large_channel: float = 1.0,
 ) -> None:
+    """Compare a step's attention with the reference's in fp32; slots that no sequence owns hold NaN.
+
+    large_channel: factor of the first channel of queries, by which that of keys is divided.
+    """
     generator = torch.Generator().manual_seed(0)
     batch, num_blocks = paged_batch(lengths, block_size, generator)
     batch = dataclasses.replace(batch, distance_bias=distance_bias)
@@ -47,8 +53,10 @@ def _check(
 
     k, v = normal(total, spec.num_kv_heads, spec.head_dim), normal(total, spec.num_kv_heads, spec.value_dim)
     v = None if spec.values_from is not None else v
+    k[..., 0] /= large_channel
     fused = normal(sum(batch.query_lens), (spec.num_heads + 2) * spec.head_dim)  # q is a view of a fused projection
     q = fused[:, : spec.num_heads * spec.head_dim].unflatten(1, (spec.num_heads, spec.head_dim))
+    q[..., 0] *= large_channel
     extras = {
         "alibi_slopes": 2.0 ** -torch.arange(1, spec.num_heads + 1) if spec.has_alibi else None,
         "sinks": torch.randn(spec.num_heads, generator=generator) * 3 if spec.has_sinks else None,
@@ -56,14 +64,28 @@ def _check(
     backend, reference = TritonAttention(sm, num_processors), ReferenceAttention()
     assert backend.unsupported(spec, dtype, kv_dtype or dtype, CPU) is None
 
-    kv = filled_kv(backend, spec, num_blocks, batch, k, v, kv_dtype)
+    truth_kv = filled_kv(reference, spec, num_blocks, batch, k.float(), None if v is None else v.float(), kv_dtype)
+    if kv_dtype in CODE_DTYPES:
+        kv = full_kv(backend, spec, num_blocks, block_size, dtype, kv_dtype=kv_dtype)
+        _copy_codes(truth_kv, kv, spec)
+    else:
+        kv = filled_kv(backend, spec, num_blocks, batch, k, v, kv_dtype)
     with interpreting():
         got = backend.forward(q, kv, batch, batch.groups[0], spec, **extras)
-    truth_kv = filled_kv(reference, spec, num_blocks, batch, k.float(), None if v is None else v.float(), kv_dtype)
     want = reference.forward(q.float(), truth_kv, batch, batch.groups[0], spec, **extras)
 
     assert got.dtype == dtype
     torch.testing.assert_close(got.float(), want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+def _copy_codes(reference: LayerKV, kv: LayerKV, spec: AttentionSpec) -> None:
+    """Copy the codes of all slots, which take long to write by the interpreter."""
+    names = ("k", "v") if spec.values_from is None else ("k",)
+    for part, ending in (("kv", ""), ("kv_scale", "_scale")):
+        stored = [reference.parts[name + ending] for name in names]  # [slots, heads, numbers]
+        tiles = [each[..., :1] if ending else each.view(torch.uint8) for each in stored]
+        numbers = torch.cat([each.unflatten(0, (-1, 16)).transpose(1, 2).flatten(1) for each in tiles], 1)
+        kv.parts[part].fill_(0)[:, : numbers.shape[1]] = numbers
 
 
 @pytest.mark.parametrize("dtype", BOTH)
@@ -72,13 +94,13 @@ def _check(
 def test_attention_equals_reference(
     heads: int, kv_heads: int, dim: int, lengths: list[Lengths], dtype: torch.dtype
 ) -> None:
-    _check(AttentionSpec(heads, kv_heads, dim, dim**-0.5), lengths, dtype)
+    check_attention(AttentionSpec(heads, kv_heads, dim, dim**-0.5), lengths, dtype)
 
 
 @pytest.mark.parametrize(("dim", "value_size"), [(96, None), (256, None), (192, 128), (48, 16), (16, 80)])
 def test_attention_equals_reference_over_sizes_of_heads(dim: int, value_size: int | None) -> None:
     spec = AttentionSpec(4, 1, dim, dim**-0.5, value_size=value_size, value_scale=0.7)
-    _check(spec, MIXED, torch.bfloat16, sm=90)
+    check_attention(spec, MIXED, torch.bfloat16, sm=90)
 
 
 @pytest.mark.parametrize(
@@ -97,22 +119,22 @@ def test_attention_equals_reference_over_sizes_of_heads(dim: int, value_size: in
 )
 @pytest.mark.parametrize("lengths", [DECODES, MIXED])
 def test_attention_equals_reference_over_options(options: dict[str, float], lengths: list[Lengths]) -> None:
-    _check(AttentionSpec(4, 2, 64, 0.3, **options), lengths)
+    check_attention(AttentionSpec(4, 2, 64, 0.3, **options), lengths)
 
 
 @pytest.mark.parametrize("block_size", [4, 24])
 def test_attention_equals_reference_over_block_sizes(block_size: int) -> None:
-    _check(AttentionSpec(4, 1, 64, 0.2), [*DECODES, Lengths(17, 50)], torch.bfloat16, block_size)
+    check_attention(AttentionSpec(4, 1, 64, 0.2), [*DECODES, Lengths(17, 50)], torch.bfloat16, block_size)
 
 
 @pytest.mark.parametrize("window", [None, 9])
 def test_attention_that_is_not_causal_equals_reference(window: int | None) -> None:
     spec = AttentionSpec(2, 1, 32, 0.3, sliding_window=window, is_causal=False)
-    _check(spec, [Lengths(37, 37), Lengths(1, 1)], distance_bias=_bias(2, 36))
+    check_attention(spec, [Lengths(37, 37), Lengths(1, 1)], distance_bias=_bias(2, 36))
 
 
 def test_bias_by_distance_equals_reference() -> None:
-    _check(AttentionSpec(4, 2, 32, 0.2), MIXED, distance_bias=_bias(4, 59))
+    check_attention(AttentionSpec(4, 2, 32, 0.2), MIXED, distance_bias=_bias(4, 59))
 
 
 def _bias(num_heads: int, reach: int) -> DistanceBias:
@@ -123,11 +145,13 @@ def _bias(num_heads: int, reach: int) -> DistanceBias:
 @pytest.mark.parametrize(("heads", "kv_heads"), [(6, 2), (40, 1), (70, 1)])
 def test_rows_of_drafts_are_split_as_decodes_are(heads: int, kv_heads: int) -> None:
     lengths = [Lengths(4, 70), Lengths(2, 30)] if heads == 6 else [Lengths(1, 70)]
-    _check(AttentionSpec(heads, kv_heads, 64, 0.125, has_sinks=True), lengths, torch.bfloat16, num_processors=4)
+    check_attention(
+        AttentionSpec(heads, kv_heads, 64, 0.125, has_sinks=True), lengths, torch.bfloat16, num_processors=4
+    )
 
 
 def test_large_logits_and_a_cache_in_another_dtype() -> None:
-    _check(AttentionSpec(2, 1, 64, 2.0), DECODES, kv_dtype=torch.bfloat16)
+    check_attention(AttentionSpec(2, 1, 64, 2.0), DECODES, kv_dtype=torch.bfloat16)
 
 
 def test_a_row_of_padding_is_zero() -> None:
@@ -209,7 +233,14 @@ def test_a_block_has_keys_of_all_heads_and_then_values() -> None:
     ("spec", "dtype", "kv_dtype", "reason"),
     [
         (AttentionSpec(4, 4, 64, 1.0), torch.float16, torch.float16, "takes bfloat16 and float32, not torch.float16"),
-        (AttentionSpec(4, 4, 64, 1.0), torch.bfloat16, torch.int8, "not as int8"),
+        (AttentionSpec(4, 4, 64, 1.0), torch.bfloat16, torch.int4, "not as int4"),
+        (AttentionSpec(4, 4, 24, 1.0), torch.bfloat16, torch.int8, "a multiple of 16 numbers, not 24"),
+        (
+            AttentionSpec(4, 4, 256, 1.0),
+            torch.bfloat16,
+            torch.int8,
+            "int8 caches of heads with up to 128 numbers, not 256",
+        ),
         (AttentionSpec(4, 4, 320, 1.0), torch.bfloat16, torch.bfloat16, "up to 256 numbers, not 320"),
         (AttentionSpec(4, 1, 64, 1.0, values_from=16), torch.bfloat16, torch.bfloat16, "a part of the keys"),
         (
