@@ -18,6 +18,8 @@ Location = tuple[int | str, ...]  # keys and indices of a value
 INT32 = 2**31 - 1
 MAX_MESSAGES = 1 << 13  # of one request; checking them takes 50 ms
 
+_UNKNOWN = object()  # a value that a validator made of another one
+
 _MAX_NAMED = 8  # types of objects that an error message lists
 _MAX_WHOLES = 64  # integers of a body that may be spelled as 16.0; for each, its containers are copied
 
@@ -121,8 +123,10 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
     try:
         return _validate(model, body)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        path = path_text(fault["loc"])
+        faults = error.errors(include_url=False)
+        at = functools.partial(_location_in, body)
+        fault, location = faults[0], at(faults[0])
+        path = path_text(location)
         if fault["type"] == UNSUPPORTED:
             refused: InvalidRequest = UnsupportedParameter(
                 f"{path} is {quote(fault['input'])}; {fault['msg']}", param=path
@@ -130,8 +134,11 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
         elif fault["type"] == "missing":
             refused = InvalidRequest(f"{path} is missing; it is required", param=path)
         else:
-            refused = InvalidRequest(f"{path} is {quote(fault['input'])}; {_limit(fault)}", param=path)
-        refused.location = fault["loc"]
+            # Members of a union, which each refuse the value.
+            types = [_EXPECTED[each["type"]] for each in faults if each["type"] in _EXPECTED and at(each) == location]
+            limit = f"it must be {' or '.join(types)}" if fault["type"] in _EXPECTED else _limit(fault)
+            refused = InvalidRequest(f"{path} is {quote(fault['input'])}; {limit}", param=path)
+        refused.location = location
         raise refused from None
 
 
@@ -167,6 +174,20 @@ def _with(value: Any, location: Location, new: int) -> Any:
     return value
 
 
+def _location_in(body: Any, fault: ErrorDetails) -> Location:
+    """Return the fault's location without the names of union members that pydantic adds, such as "list[int]"."""
+    location: list[int | str] = []
+    value, is_of_type = body, fault["type"] in _EXPECTED
+    for key in fault["loc"]:
+        is_key = value is _UNKNOWN or (isinstance(value, dict) and (key in value or not is_of_type))
+        if isinstance(key, str) and not is_key:
+            continue
+        location.append(key)
+        is_there = key in value if isinstance(value, dict) else isinstance(value, list) and key in range(len(value))
+        value = value[key] if is_there else _UNKNOWN
+    return tuple(location)
+
+
 def path_text(location: Location) -> str:
     """Format the location as clients write it: messages[0].content[1].type."""
     path = ""
@@ -177,8 +198,6 @@ def path_text(location: Location) -> str:
 
 def _limit(fault: ErrorDetails) -> str:
     """Return the second half of an error message, which says what values the field may have."""
-    if (expected := _EXPECTED.get(fault["type"])) is not None:
-        return f"it must be {expected}"
     match fault["type"]:
         case "too_short":
             return f"it must have at least {fault['ctx']['min_length']}"
