@@ -35,12 +35,13 @@ COMMAND_NAMES = (
     "simulate",
     "completion",
 )
+_PIP = re.compile(r"(?<![\w/.-])pip(?= install\b)")
 _SHOWN = re.compile(rf"(?<![\w/.-]){NAME}(?= (?:{'|'.join(COMMAND_NAMES)}|COMMAND|--help)\b)")
 
 
 def as_typed(text: str) -> str:
-    """Replace `headrace` in the commands that `text` shows by the command that works in this terminal."""
-    return _SHOWN.sub(lambda _: program(), text)
+    """Replace `headrace` and `pip` in the commands that `text` shows by the commands that work in this terminal."""
+    return _PIP.sub(lambda _: find_pip(sys.prefix, Path.cwd()), _SHOWN.sub(lambda _: program(), text))
 
 
 @functools.cache
@@ -62,6 +63,16 @@ def find_program(started_as: str, python: str, folder: Path) -> str:
     if path.is_relative_to(folder):
         path = path.relative_to(folder)
     return shlex.quote(str(path) if len(path.parts) > 1 else f"./{path}")
+
+
+def find_pip(prefix: str, folder: Path) -> str:
+    """Return the command for the pip that installs into `prefix`. Where there is none, as with uv and pipx, or it is on
+    the PATH, it is pip."""
+    own = Path(prefix, "bin", "pip")
+    on_path = shutil.which("pip")
+    if not own.exists() or (on_path is not None and Path(on_path) == own):
+        return "pip"
+    return shlex.quote(str(own.relative_to(folder) if own.is_relative_to(folder) else own))
 
 
 def _is_script(path: str) -> bool:

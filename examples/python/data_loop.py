@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from openai import OpenAI
+from openai import APIConnectionError, APIStatusError, OpenAI
 
 LEAST_LINES = 10  # of a job
 
@@ -65,8 +65,17 @@ def connect(given: argparse.Namespace) -> tuple[OpenAI, str]:
     """Return a client of the server, and the model's name."""
     base_url = os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1")
     client = OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
+    try:
+        models = client.models.list().data
+    except APIConnectionError as error:
+        raise SystemExit(
+            f"no server answers at {base_url} ({error.__cause__ or error}); start one with --enable-lora and "
+            "--data-dir, or set OPENAI_BASE_URL"
+        ) from None
+    except APIStatusError as error:
+        raise SystemExit(f"{base_url} answers {error.status_code}: {error.message}; see OPENAI_API_KEY") from None
     given.folder.mkdir(parents=True, exist_ok=True)
-    return client, given.model or client.models.list().data[0].id
+    return client, given.model or models[0].id
 
 
 def read_measure(client: OpenAI, given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:

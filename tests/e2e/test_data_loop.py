@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from server.commands.child_process import free_port
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.repository import ROOT
 from tests.helpers.server_process import API_KEY, COMMAND, START_TIMEOUT_S, ServerProcess
@@ -111,6 +112,24 @@ def test_self_play_stops_when_the_share_of_won_prompts_no_longer_rises(
     assert report["best"] == players[sum(rises)]
     made = (tmp_path / "loop" / "round-1-made.jsonl").read_text().splitlines()
     assert json.loads(made[0])["metadata"]["model"] == "tiny"
+
+
+@pytest.mark.parametrize("program", ["data_loop.py", "self_play.py"])
+def test_a_server_that_is_not_there_is_named(tmp_path: Path, program: str) -> None:
+    environment = {**os.environ, "OPENAI_BASE_URL": f"http://127.0.0.1:{free_port()}/v1", "NO_PROXY": "127.0.0.1"}
+    arguments = ("--recipe", "documents", "--held-out", "no.jsonl", "--grader", "no.json")
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "python" / program), *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=START_TIMEOUT_S,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"no server answers at {environment['OPENAI_BASE_URL']} (")
+    assert "Connection refused); start one with" in result.stderr
 
 
 def _run(server: ServerProcess, folder: Path, program: str, recipe: str, *options: str) -> str:

@@ -56,7 +56,8 @@ def _check(config: EngineConfig, device: torch.device, *, is_alone: bool) -> tup
         subject = "model"
         return *_served(files, draft_files, config, device, is_alone=is_alone), []
     except _NotHere as error:
-        return None, "", [warning(subject, f"{error} is not on this machine; the first start downloads it")]
+        text = f"{error} is not on this machine; the first start downloads it, if there is a model of this name"
+        return None, "", [warning(subject, text)]
     except MisfitError as error:
         found = [problem(subject, str(error))]
         if error.unlisted:

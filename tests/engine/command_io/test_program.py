@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.command_io import program
-from engine.command_io.program import as_typed, find_program
+from engine.command_io.program import as_typed, find_pip, find_program
 
 pytestmark = pytest.mark.fast
 
@@ -69,3 +69,20 @@ def test_commands_are_replaced_and_prose_is_not(monkeypatch: pytest.MonkeyPatch)
         "a | .venv/bin/headrace chat\nheadrace needs Linux; .venv/bin/headrace --help"
     )
     assert as_typed(".venv/bin/headrace chat") == ".venv/bin/headrace chat"
+
+
+def test_the_pip_of_a_virtual_environment_that_is_not_on_the_path_is_typed_as_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv = tmp_path / "clone" / ".venv"
+    assert find_pip(str(venv), tmp_path) == "pip"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "pip").write_text("#!/bin/sh\n")
+    (venv / "bin" / "pip").chmod(0o755)
+    assert find_pip(str(venv), tmp_path / "clone") == ".venv/bin/pip"
+    assert find_pip(str(venv), tmp_path / "elsewhere") == str(venv / "bin" / "pip")
+    monkeypatch.setattr(program.sys, "prefix", str(venv))
+    monkeypatch.chdir(tmp_path / "clone")
+    assert as_typed("near needs pip: pip install rensa") == "near needs pip: .venv/bin/pip install rensa"
+    monkeypatch.setenv("PATH", str(venv / "bin"))
+    assert as_typed("pip install x") == "pip install x"

@@ -175,7 +175,8 @@ def test_a_draft_model_counts_or_is_told(tmp_path: Path) -> None:
     assert drafted is not None
     assert drafted.token_kv_bytes == 2 * alone.token_kv_bytes
     found = _last(EngineConfig(folder, draft_model="owner/repo"))
-    assert found == warning("draft model", "owner/repo is not on this machine; the first start downloads it")
+    text = "owner/repo is not on this machine; the first start downloads it, if there is a model of this name"
+    assert found == warning("draft model", text)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +185,8 @@ def test_a_draft_model_counts_or_is_told(tmp_path: Path) -> None:
         ("/no/such/model.gguf", Severity.PROBLEM, "does not exist"),
         ("pypi:no-such-package-here", Severity.WARNING, "the first start downloads it"),
         ("owner/repo", Severity.WARNING, "the first start downloads it"),
+        ("a model of mine", Severity.PROBLEM, "is neither an existing path nor a hub id; give a folder"),
+        ("one/two/three", Severity.PROBLEM, "is neither an existing path nor a hub id"),
     ],
 )
 def test_a_model_that_is_not_here_is_told(name: str, severity: Severity, text: str) -> None:
