@@ -44,6 +44,8 @@ class ContextLengthExceeded(InvalidRequest):
     is_at_least: counting stopped early, so the prompt has `num_tokens` or more.
     """
 
+    CODE = "context_length_exceeded"
+
     def __init__(
         self,
         message: str,
@@ -53,7 +55,7 @@ class ContextLengthExceeded(InvalidRequest):
         limit: int | None = None,
         is_at_least: bool = False,
     ) -> None:
-        super().__init__(message, param=param, code="context_length_exceeded")
+        super().__init__(message, param=param, code=self.CODE)
         self.num_tokens = num_tokens
         self.limit = limit
         self.is_at_least = is_at_least

@@ -23,7 +23,7 @@ from models.training.load import load_for_training
 from models.training.lora import Lora, LoraShape
 from models.weight_cache.cache import WeightCache
 from server.config.server import ServerConfig
-from server.finetuning.rendering import Renderer
+from server.finetuning.rendering import ModelTokens, Renderer
 from server.text.chat_templates.processes import TemplateProcesses
 from server.text.workers import TextWorkers
 from server.text_model import build_text_model
@@ -95,7 +95,7 @@ class Asker:
         self._end_ids = msgspec.json.decode(first.job.read_bytes(), type=FinetuningJob).end_ids
         self._templates, self._workers = TemplateProcesses(), TextWorkers()
         text_model = build_text_model(info, ServerConfig(), self._workers, self._templates)
-        self._renderer = Renderer(text_model, max_length=1024)
+        self._renderer = Renderer(ModelTokens(text_model), max_length=1024)
         self._tokenizer = Tokenizer.from_file(str(first.path / "tokenizer.json"))
 
     def ask(self, questions: Sequence[str], *, is_shown: bool) -> list[list[str]]:

@@ -9,7 +9,14 @@ from server.data.languages import LanguageDetector
 from server.data.quality import select_rules
 
 INSTALL = "pip install 'headrace[data]'"
-RANGES = {"dedup_threshold": (0.5, 1), "ngram": (8, 50), "max_removed": (0, 1), "validation_share": (0, 0.5)}
+SEMANTIC_THRESHOLD = 0.9  # the default; docs/data.md has its measurement
+RANGES = {
+    "dedup_threshold": (0.5, 1),
+    "ngram": (8, 50),
+    "max_removed": (0, 1),
+    "validation_share": (0, 0.5),
+    "semantic_threshold": (0.5, 1),
+}
 # By score: the option, the rule that removes lines beyond it, and whether it is the most.
 SCORE_BOUNDS = {
     "perplexity": (("max_perplexity", "perplexity", True),),
@@ -34,6 +41,8 @@ def check_preparation(options: PreparationOptions, path: str = "") -> None:
     the options' field, with a dot at its end."""
     for name, (least, most) in RANGES.items():
         value = getattr(options, name)
+        if value is None:
+            continue
         if not least <= value <= most or not math.isfinite(value):
             raise InvalidRequest.of(f"{path}{name}", f"is {value:g}; it must be from {least:g} to {most:g}")
     bounds = {
@@ -42,10 +51,21 @@ def check_preparation(options: PreparationOptions, path: str = "") -> None:
         for name, _, _ in each
         if (bound := getattr(options, name)) is not None
     }
-    low, high = bounds.get("min_ifd"), bounds.get("max_ifd")
-    if low and high and low[1] == high[1] and low > high:
+    if options.semantic_threshold is not None and options.semantic_model is None:
         raise InvalidRequest.of(
-            f"{path}min_ifd", f"is {options.min_ifd}, above max_ifd, {options.max_ifd}, so no line is between them"
+            f"{path}semantic_threshold",
+            f"is {options.semantic_threshold:g}, and no semantic_model is named, whose vectors it is for; name one",
+        )
+    perplexity, is_percentile = bounds.get("max_perplexity", (math.inf, False))
+    if perplexity < 1 and not is_percentile:
+        raise InvalidRequest.of(
+            f"{path}max_perplexity", f"is {options.max_perplexity}; a perplexity is at least 1, so give a larger one"
+        )
+    low, high = bounds.get("min_ifd"), bounds.get("max_ifd")
+    if low and high and low[1] == high[1] and low >= high:
+        raise InvalidRequest.of(
+            f"{path}min_ifd",
+            f"is {options.min_ifd}, not below max_ifd, {options.max_ifd}, so no line is between them; lower it",
         )
     select_rules(options.quality, f"{path}quality")
     if options.needs_near and importlib.util.find_spec("rensa") is None:

@@ -137,8 +137,8 @@ class Preparation:
         matches = [] if removed or self._near is None else self._near.matches(line.words)
         if matches and self.options.dedup is Dedup.NEAR:
             of, share = matches[0]
-            removed = "near_duplicate", f"{share:.0%} of the words of {self._place_of(self.kept[of])}"
-            self._duplicates.setdefault(of, []).append(self._place_of(line))
+            removed = "near_duplicate", f"{share:.0%} of the words of {self.place_of(self.kept[of])}"
+            self._duplicates.setdefault(of, []).append(self.place_of(line))
         if removed is not None:
             self._remove(line, *removed)
             return
@@ -163,7 +163,7 @@ class Preparation:
         report.num_clusters = len(largest)
         report.clusters = [
             Cluster(
-                line=self._place_of(self.kept[of]),
+                line=self.place_of(self.kept[of]),
                 num_duplicates=len(lines),
                 duplicates=lines[:_MAX_CLUSTERS],
             )
@@ -216,7 +216,7 @@ class Preparation:
         first = self._keys.get(key)
         if first is None or self.options.dedup is Dedup.NONE:
             return None
-        return "duplicate", f"the same as {self._place_of(self.kept[first])}"
+        return "duplicate", f"the same as {self.place_of(self.kept[first])}"
 
     def _quality(self, line: DataLine) -> tuple[str, str] | None:
         if (failed := failed_rule(self._rules, line, self._judged)) is None:
@@ -240,7 +240,7 @@ class Preparation:
         if leak is None:
             return None
         if len(self.report.contaminated) < _MAX_LINES:
-            place = self._place_of(line)
+            place = self.place_of(line)
             self.report.contaminated.append(
                 ContaminatedLine(line=place, file=leak.name, file_line=leak.line, ngram=leak.ngram)
             )
@@ -249,7 +249,7 @@ class Preparation:
     def _remove(self, line: DataLine, rule: str, detail: str) -> None:
         found = self.report.removed.setdefault(rule, RemovedByRule())
         found.num += 1
-        place = self._place_of(line)
+        place = self.place_of(line)
         if len(found.lines) < _MAX_LINES:
             found.lines.append(place)
         if len(found.examples) < _MAX_EXAMPLES:
@@ -264,5 +264,6 @@ class Preparation:
             index = self.kept[index].group
         return index
 
-    def _place_of(self, line: DataLine | KeptLine) -> str:
+    def place_of(self, line: DataLine | KeptLine) -> str:
+        """Return the line's number, after the file's name if there are several."""
         return f"{self.files[line.file]}:{line.number}" if len(self.files) > 1 else str(line.number)

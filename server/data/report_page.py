@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterator, Sequence
 
-from server.data.report import DataReport, NumberSpread
+from server.data.report import Cluster, DataReport, NumberSpread
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
@@ -72,10 +72,12 @@ def _tables(report: DataReport) -> Iterator[Table]:
         (
             f"Near duplicates: {report.num_clusters:,} clusters, the largest ones",
             ("kept line", "duplicates", "numbers"),
-            [
-                (each.line, f"{each.num_duplicates:,}", _listed(each.duplicates, each.num_duplicates))
-                for each in report.clusters
-            ],
+            _clusters(report.clusters),
+        ),
+        (
+            f"Semantic duplicates: {report.num_semantic_clusters:,} clusters, the largest ones",
+            ("kept line", "duplicates", "numbers"),
+            _clusters(report.semantic_clusters),
         ),
         (
             "Lines with text of evaluation files",
@@ -107,6 +109,10 @@ def _tables(report: DataReport) -> Iterator[Table]:
 
 def _row(name: str, spread: NumberSpread) -> tuple[str, ...]:
     return name, *(f"{each:,}" for each in (spread.total, spread.least, spread.median, spread.p95, spread.most))
+
+
+def _clusters(clusters: Sequence[Cluster]) -> list[Sequence[str]]:
+    return [(each.line, f"{each.num_duplicates:,}", _listed(each.duplicates, each.num_duplicates)) for each in clusters]
 
 
 def _counts(counts: dict[str, int]) -> list[Sequence[str]]:

@@ -42,7 +42,12 @@ async def _prepare_tokenize(body: TokenizeRequest, request: EndpointRequest) -> 
     if isinstance(body, TokenizeChatRequest):
         ids = (await chat_prompt(chat_of(body), body, text_model, info)).prompt.ids
     else:
-        encode = partial(tokenizer.encode, body.prompt, add_special_tokens=body.add_special_tokens is not False)
+        encode = partial(
+            tokenizer.encode,
+            body.prompt,
+            add_special_tokens=body.add_special_tokens is not False,
+            parse_special=body.parse_special is not False,
+        )
         ids = await text_model.workers.run_unless_short(encode, size=len(body.prompt))
 
     def written() -> msgspec.Raw:

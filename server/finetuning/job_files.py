@@ -22,7 +22,7 @@ from server.finetuning.examples import ExampleMaker
 from server.finetuning.preparation import PreparationReport, PreparedFiles, prepare
 from server.finetuning.prepared_data import VALIDATION_FILE, EvaluationFile, ServedAnswers, prepare_data
 from server.finetuning.prompt_lines import PromptRules
-from server.finetuning.rendering import Renderer
+from server.finetuning.rendering import ModelTokens, Renderer
 from server.finetuning.scores.line_scores import LineScorer
 from server.jobs.answers import AnswerBodies
 from server.text.chat_templates.processes import TemplateProcesses
@@ -85,13 +85,13 @@ def write_job(
         prompts = _prompt_rules(order, max_model_len)
         job = _job(folder, order, text_model, prompts)
         length = job.hyperparameters.max_length or min(DEFAULT_LENGTH, max_model_len or DEFAULT_LENGTH)
-        renderer = Renderer(text_model, length)
+        renderer = Renderer(ModelTokens(text_model), length)
         write_rows(folder.prompts, _replay_prompts(order, text_model, renderer))
         summary = ""
         if job.hyperparameters.data_preparation is not None:
             known = [*evaluations, *([] if valid is None else [(VALIDATION_FILE, valid)])]
             longest = length if max_model_len is None else min(length, max_model_len)
-            scorer = LineScorer(order.served_model, ExampleMaker(Renderer(text_model, longest), None))
+            scorer = LineScorer(order.served_model, ExampleMaker(Renderer(ModelTokens(text_model), longest), None))
             served = None if answer is None else ServedAnswers(scorer, answer)
             train, summary = prepare_data(folder, job, train, known, max_bytes, served)
         prepared = prepare(train, valid, order.method, renderer, prompts)

@@ -86,6 +86,8 @@ def prepare_data(
             asyncio.run(_score_and_judge(steps, served.scorer))
         except FaultyLines as error:
             raise FaultyFile([FileFault(message, number) for _, number, message in error.faults]) from None
+        except TooManyLines as error:
+            raise FaultyFile([FileFault(str(error))]) from None
     if is_text:
         texts = [parse_line(line.data, line.number)[0].value["text"] for line in preparation.kept]
         prepared = "\n\n".join(texts).encode() + b"\n"
@@ -103,6 +105,8 @@ def prepare_data(
 async def _score_and_judge(steps: ModelSteps, scorer: LineScorer) -> None:
     """Take the lines through the steps that their options demand."""
     options = steps.preparation.options
+    if options.semantic_model is not None:
+        await steps.deduplicate()
     if options.needs_scores:
         await steps.score(scorer)
     if (grader := judge_of(options)) is not None:

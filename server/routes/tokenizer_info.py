@@ -23,6 +23,7 @@ async def get_tokenizer_info(request: Request, context: Context) -> Response:
         tokenizer_class="PreTrainedTokenizerFast",
         add_bos_token=text_model.tokenizer.adds_bos,
         model_max_length=info.max_model_len,
+        eos_token_ids=list(text_model.tokenizer.eos_token_ids),
         chat_template=None if text_model.chat is None else text_model.chat.template.source,
         added_tokens_decoder={
             str(token_id): AddedTokenInfo(token.content, **{flag: getattr(token, flag) for flag in _FLAGS})

@@ -44,6 +44,8 @@ class GivenDataPreparation(StrictModel):
     max_perplexity: Annotated[str | None, Bound()] = None
     min_ifd: Annotated[str | None, Bound()] = None
     max_ifd: Annotated[str | None, Bound()] = None
+    semantic_model: str | None = None
+    semantic_threshold: Annotated[float | None, Number(0.5, 1)] = None
     judge: dict[str, Any] | None = None
     min_score: Annotated[float | None, Number(-LARGEST)] = None
     max_removed: Annotated[float | None, Number(0, 1)] = None

@@ -12,6 +12,7 @@ class TokenizeTextRequest(StrictModel):
     model: str | None = None
     prompt: str
     add_special_tokens: bool | None = None
+    parse_special: bool | None = None
     return_token_strs: bool | None = None
 
 

@@ -19,7 +19,9 @@ class PreparationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     evaluation files. quality: groups and names of rules. languages: those to keep; all if empty. max_removed: largest
     share of lines that may be removed. validation_share: share of the kept lines that become a validation file; only of
     the command, since a job has a validation file of its own. max_perplexity, min_ifd, max_ifd: bounds of the scores
-    by a model, as numbers or percentiles such as "p95". judge: a grader in OpenAI's form, with min_score."""
+    by a model, as numbers or percentiles such as "p95". judge: a grader in OpenAI's form, with min_score.
+    semantic_model: an embedding model, by which lines that say the same in other words are found. semantic_threshold:
+    their least cosine; None for the default."""
 
     dedup: Dedup = Dedup.NEAR
     dedup_threshold: float = 0.8
@@ -31,6 +33,8 @@ class PreparationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     max_perplexity: str | None = None
     min_ifd: str | None = None
     max_ifd: str | None = None
+    semantic_model: str | None = None
+    semantic_threshold: float | None = None
     judge: dict[str, Any] | None = None
     min_score: float | None = None
     max_removed: float = 0.5

@@ -4,6 +4,8 @@ import argparse
 
 from engine.command_io.finetuning.data_preparation import Dedup, PreparationOptions
 from server.commands.options.arguments import Parser, action_examples
+from server.commands.options.definitions import CLIENT_KEY_VARIABLE
+from server.data.options import SEMANTIC_THRESHOLD
 
 _EPILOG = """\
 examples:
@@ -12,6 +14,7 @@ examples:
   headrace data prepare a.jsonl b.csv --weights 2 1 --out train.jsonl --validation valid.jsonl --mask-pii
   headrace data prepare pages.txt --quality gopher c4 fineweb --dedup exact --out pages.jsonl
   headrace data prepare chats.jsonl --out train.jsonl --model /path/to/model --max-perplexity p95 --order difficulty
+  headrace data prepare chats.jsonl --out train.jsonl --server http://127.0.0.1:8000 --max-ifd 1
   headrace data report report.json
   headrace data report report.json --out report.html
   headrace data rules | grep chat
@@ -50,8 +53,10 @@ def _add_prepare(parser: Parser) -> None:
     add("--report", metavar="FILE", help="JSON file for the report (default: none).")
     add("--seed", type=int, default=0, metavar="N", help="Seed of the split and the mixture (default: 0).")
     _add_steps(parser.add_argument_group("Steps"), PreparationOptions())
-    _add_scores(parser.add_argument_group("Scores by the model of --model, which is loaded for them"))
-    _add_outputs(parser.add_argument_group("Split, mixture and tokens"))
+    _add_scores(parser.add_argument_group("Scores by a model, which is loaded for them or served by --server"))
+    _add_semantic(parser.add_argument_group("Duplicates by an embedding model"))
+    _add_model(parser.add_argument_group("Model"))
+    _add_outputs(parser.add_argument_group("Split and mixture"))
 
 
 def _add_steps(group: argparse._ArgumentGroup, defaults: PreparationOptions) -> None:
@@ -127,6 +132,37 @@ def _add_scores(group: argparse._ArgumentGroup) -> None:
     add("--min-score", type=float, metavar="N", help="Least score by --judge.")
 
 
+def _add_semantic(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--semantic-model",
+        metavar="MODEL",
+        help="Remove lines that say the same in other words, by this embedding model, which is loaded for it; with "
+        "--server, a name of a served one.",
+    )
+    add(
+        "--semantic-threshold",
+        type=float,
+        metavar="COSINE",
+        help=f"Least cosine of such lines, of questions and of answers (default: {SEMANTIC_THRESHOLD:g}).",
+    )
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--model",
+        metavar="MODEL",
+        help="Score lines with this model, and count tokens as its tokenizer and chat template make them; with "
+        "--server, a name of a served one (default: the server's only one).",
+    )
+    add("--server", metavar="URL", help="URL of a running server, which scores and judges lines as batches.")
+    add("--key-file", metavar="FILE", help=f"File with the server's API key (default: {CLIENT_KEY_VARIABLE}).")
+    add(
+        "--ca-file", metavar="FILE", help="CA certificates to trust for https (default: SSL_CERT_FILE, or public ones)."
+    )
+
+
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--validation", metavar="FILE", help="File for validation lines, of which no near duplicate is in --out.")
@@ -138,4 +174,3 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="Shares of the files in the output, in their order; lines beyond them are left out (default: all lines).",
     )
-    add("--model", metavar="MODEL", help="Count tokens as this model's tokenizer and chat template make them.")

@@ -2,39 +2,38 @@
 
 import argparse
 import contextlib
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.command_io.finetuning.data_preparation import PreparationOptions
-from engine.command_io.finetuning.graders.definitions import ScoreModel, needed_models
-from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.job import write_atomically, write_parts_atomically
 from engine.command_io.progress import foreground_progress
-from engine.errors import InvalidRequest, OptionError, StartupError
+from engine.errors import OptionError, StartupError
 from engine.wording import counted
 from server.commands.data.arguments import data_parser
-from server.data.formats import check_suffix, read_lines
+from server.commands.data.checks import checked_options, server_address
+from server.data.formats import read_lines
 from server.data.lines import FaultyData, LineKind, parse_line
 from server.data.memory import LineMemory, TooManyLines
-from server.data.options import check_preparation
 from server.data.preparation import FaultyLines, KeptLine, Preparation, TooManyRemoved
 from server.data.quality import RULES
 from server.data.report import DataReport
 from server.data.report_page import html_report, text_report
 from server.data.splitting import draw_keys, mixed, validation_lines
-from server.finetuning.scores.bounds import by_difficulty
-from server.finetuning.scoring import check_samples
+from server.finetuning.scores.bounds import Scores, by_difficulty
 from server.live.machine import MachineSampler
+
+if TYPE_CHECKING:
+    from server.commands.data.server_model import ServerAddress
+    from server.commands.data.tokens import Tokens
 
 _MAX_SHOWN = 10  # faults
 _EVERY = 256  # lines from one report of progress to the next
-_DEFAULT_SHARE = 0.1  # of validation
 
 
 def run(argv: Sequence[str]) -> int:
@@ -56,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    options = _options(arguments)
+    options, server = checked_options(arguments), server_address(arguments)
     files: list[str] = arguments.files
     preparation = Preparation(options, _short_names(files), arguments.seed, drops_fields=arguments.drop_fields)
     try:
@@ -75,24 +74,12 @@ def _prepare(arguments: argparse.Namespace) -> int:
             progress("prepare lines", total, total, "B")
         report = preparation.finish()
         _check_removed(preparation, report, arguments)
-        scores = None
-        needs_perplexity = options.needs_scores or arguments.order == "difficulty"
-        if needs_perplexity or options.judge is not None:
-            from server.commands.data.scoring import apply_scores
-
-            scores = apply_scores(
-                arguments.model,
-                preparation,
-                has_bounds=needs_perplexity,
-                check_removed=lambda: _check_removed(preparation, report, arguments),
-            )
+        scores = _apply_models(preparation, server, arguments)
         train, valid = _divided(preparation, report, arguments)
         if scores is not None and arguments.order == "difficulty":
             train = by_difficulty(train, scores)
-        if arguments.model is not None:
-            from server.commands.data.tokens import count_tokens
-
-            report.tokens, report.num_trained_tokens = count_tokens(arguments.model, [*train, *valid])
+        if arguments.model is not None or server is not None:
+            report.tokens, report.num_trained_tokens = _tokens(arguments.model, server, [*train, *valid])
     except FaultyLines as error:
         shown = "".join(f"\n  {fault.place}: {fault.message}" for fault in error.faults[:_MAX_SHOWN])
         more = f"\n  and {len(error.faults) - _MAX_SHOWN} more" if len(error.faults) > _MAX_SHOWN else ""
@@ -106,89 +93,37 @@ def _prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _apply_models(
+    preparation: Preparation, server: "ServerAddress | None", arguments: argparse.Namespace
+) -> Scores | None:
+    """Take the lines through the steps that need a model; return their scores, if they were scored."""
+    options = preparation.options
+    check = partial(_check_removed, preparation, preparation.report, arguments)
+    if options.semantic_model is not None:
+        from server.commands.data.scoring import apply_semantic
+
+        apply_semantic(server, preparation, check)
+    has_bounds = options.needs_scores or arguments.order == "difficulty"
+    if not has_bounds and options.judge is None:
+        return None
+    from server.commands.data.scoring import apply_scores
+
+    return apply_scores(arguments.model, server, preparation, has_bounds=has_bounds, check_removed=check)
+
+
+def _tokens(model: str | None, server: "ServerAddress | None", lines: Sequence[KeptLine]) -> "Tokens":
+    from server.commands.data import tokens
+
+    if server is not None:
+        return tokens.count_tokens_on_server(server, model, lines)
+    assert model is not None
+    return tokens.count_tokens(model, lines)
+
+
 def _budget(input_bytes: int) -> LineMemory | None:
     """Return a budget of the memory that is free now; None where the system does not tell."""
     free = MachineSampler({}).sample().memory_free
     return None if free is None else LineMemory(free, input_bytes)
-
-
-def _options(arguments: argparse.Namespace) -> PreparationOptions:
-    """Return the checked options. Raises OptionError."""
-    for path in (*arguments.files, *arguments.decontaminate_against):
-        check_suffix(path)
-    for path in filter(None, (arguments.out, arguments.validation)):
-        if Path(path).suffix not in (".jsonl", ".txt"):
-            raise OptionError(f"{path} is neither a .jsonl nor a .txt file; name the output with one of these suffixes")
-    outputs = [path for path in (arguments.out, arguments.validation, arguments.report) if path]
-    taken = {Path(path).resolve() for path in (*arguments.files, *arguments.decontaminate_against)}
-    for path in outputs:
-        if Path(path).resolve() in taken:
-            raise OptionError(f"{path} would be overwritten; name another file")
-        taken.add(Path(path).resolve())
-    for path in outputs:
-        if not Path(path).expanduser().parent.is_dir():
-            raise OptionError(f"the folder of {path} does not exist; create it, or name another file")
-    if arguments.validation is None and arguments.validation_share is not None:
-        raise OptionError("--validation-share needs --validation, the file for these lines; give both")
-    _check_weights(arguments.weights, arguments.files)
-    if arguments.model is None:
-        for flag in ("max_perplexity", "min_ifd", "max_ifd"):
-            if getattr(arguments, flag) is not None:
-                raise OptionError(
-                    f"--{flag.replace('_', '-')} needs --model, the model that scores the lines; give both"
-                )
-        if arguments.order == "difficulty":
-            raise OptionError("--order difficulty needs --model, the model that scores the lines; give both")
-    names = set(PreparationOptions.__struct_fields__)
-    given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
-    if arguments.judge is not None or arguments.min_score is not None:
-        given["judge"] = _judge(arguments)
-    if arguments.validation is not None:
-        given.setdefault("validation_share", _DEFAULT_SHARE)
-    options = msgspec.convert(given, PreparationOptions)
-    try:
-        check_preparation(options)
-    except InvalidRequest as error:
-        flag = f"--{(error.param or '').replace('_', '-')}"
-        raise OptionError(f"{flag}{str(error).removeprefix(error.param or '')}") from None
-    return options
-
-
-def _judge(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the JSON of the grader that judges. Raises OptionError."""
-    path: str | None = arguments.judge
-    if path is None or arguments.min_score is None:
-        raise OptionError("--judge, a file with a grader, and --min-score, its least score, need each other; give both")
-    if not math.isfinite(arguments.min_score):
-        raise OptionError(f"--min-score is {arguments.min_score}; give a number")
-    try:
-        body = msgspec.json.decode(Path(path).expanduser().read_bytes(), type=dict[str, Any])
-        grader = parse_grader(body, "the grader")
-        check_samples(grader, "the grader")
-    except OSError as error:
-        raise OptionError(f"cannot read {path}: {error.strerror}; give another file for --judge") from error
-    except (msgspec.DecodeError, InvalidRequest) as error:
-        raise OptionError(f"--judge {path}: {error}") from None
-    if isinstance(grader, ScoreModel) and arguments.min_score > grader.high:
-        raise OptionError(
-            f"--min-score {arguments.min_score:g} is above {grader.high:g}, the most of the range in --judge {path}; "
-            "give a smaller one"
-        )
-    models = needed_models(grader)
-    if models and arguments.model is None:
-        raise OptionError(f"--judge {path} asks {models[0]}; name with --model the model that answers as {models[0]}")
-    if len(models) > 1:
-        raise OptionError(f"--judge {path} asks the models {', '.join(models)}, and one is loaded; let it ask one")
-    return body
-
-
-def _check_weights(weights: list[float] | None, files: list[str]) -> None:
-    if weights is None:
-        return
-    if len(weights) != len(files):
-        raise OptionError(f"--weights has {len(weights)} values for {counted(len(files), 'file')}; give one for each")
-    if not all(0 < weight < float("inf") for weight in weights):
-        raise OptionError("--weights must be positive numbers; leave a file out instead of giving it no weight")
 
 
 def _lines_of(path: str) -> Iterator[tuple[int, bytes]]:

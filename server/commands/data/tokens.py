@@ -1,5 +1,6 @@
 """count_tokens: tokens of lines as a model's tokenizer and chat template make them in a fine-tuning job."""
 
+import asyncio
 import contextlib
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import TokenizerInfo
 from server.commands.child_process import run_module
+from server.commands.data.server_model import ServerAddress, ServerModel, on_server
 from server.config.server import ServerConfig
 from server.data.preparation import MAX_FAULTS, DataFault, FaultyLines, KeptLine
 from server.data.report import NumberSpread, spread_of
@@ -20,7 +22,7 @@ from server.finetuning.examples import ExampleMaker
 from server.finetuning.faults import InvalidLine
 from server.finetuning.lines import Line, read_training_line
 from server.finetuning.prompt_lines import PromptLine
-from server.finetuning.rendering import Renderer
+from server.finetuning.rendering import ModelTokens, Renderer
 from server.finetuning.scores.line_scores import METHODS
 from server.text.chat_templates.processes import TemplateProcesses
 from server.text.workers import TextWorkers
@@ -29,9 +31,12 @@ from server.text_model import build_text_model
 _NO_LIMIT = 1 << 30  # tokens
 
 
-def count_tokens(model: str, lines: Sequence[KeptLine]) -> tuple[NumberSpread, int]:
-    """Return the tokens of the lines, and the number of those that are learned. Raises FaultyLines for lines that a
-    job would refuse, and StartupError for a model that cannot be read."""
+Tokens = tuple[NumberSpread, int]  # of lines, and the number of those that are learned
+
+
+def count_tokens(model: str, lines: Sequence[KeptLine]) -> Tokens:
+    """Count the tokens of the lines. Raises FaultyLines for lines that a job would refuse, and StartupError for a model
+    that cannot be read."""
     with tempfile.TemporaryDirectory() as path:
         folder = JobFolder(Path(path))
         engine = msgspec.json.encode(EngineConfig(model=model)).decode()
@@ -39,18 +44,30 @@ def count_tokens(model: str, lines: Sequence[KeptLine]) -> tuple[NumberSpread, i
             raise StartupError(f"the tokens of {model} cannot be counted; give another --model, or none")
         info = msgspec.msgpack.decode(folder.tokenizer_info.read_bytes(), type=TokenizerInfo)
     with contextlib.closing(TemplateProcesses()) as templates, contextlib.closing(TextWorkers()) as workers:
-        maker = ExampleMaker(Renderer(build_text_model(info, ServerConfig(), workers, templates), _NO_LIMIT), None)
-        counts, num_trained, faults = [], 0, []
-        for kept in lines:
-            method = METHODS[kept.kind]
-            try:
-                content, _ = read_training_line(kept.data, method)
-                num_tokens, trained = _counted(maker, content, kept.number)
-            except InvalidLine as error:
-                faults.append(DataFault(f"line {kept.number}", kept.number, str(error)))
-                continue
-            counts.append(num_tokens)
-            num_trained += trained
+        tokens = ModelTokens(build_text_model(info, ServerConfig(), workers, templates))
+        return _count(ExampleMaker(Renderer(tokens, _NO_LIMIT), None), lines)
+
+
+def count_tokens_on_server(server: ServerAddress, model: str | None, lines: Sequence[KeptLine]) -> Tokens:
+    """Count the tokens of the lines by a model of a running server. Raises as `count_tokens` does."""
+
+    async def count(served: ServerModel) -> Tokens:
+        return await asyncio.to_thread(_count, await served.maker(_NO_LIMIT), lines)
+
+    return on_server(server, model, count)
+
+
+def _count(maker: ExampleMaker, lines: Sequence[KeptLine]) -> Tokens:
+    counts, num_trained, faults = [], 0, []
+    for kept in lines:
+        try:
+            content, _ = read_training_line(kept.data, METHODS[kept.kind])
+            num_tokens, trained = _counted(maker, content, kept.number)
+        except InvalidLine as error:
+            faults.append(DataFault(f"line {kept.number}", kept.number, str(error)))
+            continue
+        counts.append(num_tokens)
+        num_trained += trained
     if faults:
         raise FaultyLines(faults[:MAX_FAULTS])
     return spread_of(counts), num_trained

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.config import LoadFormat
 from engine.errors import InvalidRequest
+from engine.protocol import PoolingTask
 from server.context import ServerContext
 from server.errors import ModelNotFound
 from server.finetuning.adapter_files import AdapterShape, read_shape
@@ -52,6 +53,8 @@ async def new_record(
     if (steps := hyperparameters.data_preparation) is not None:
         for file_id in steps.decontaminate_against:
             await _check_file(context, owner, "decontaminate_against", file_id)
+        if steps.semantic_model is not None:
+            _check_embeds(context, steps.semantic_model)
         if (judge := judge_of(steps)) is not None:
             check_models(judge, context.models, JUDGE)
     return FinetuningRecord(
@@ -71,6 +74,18 @@ async def new_record(
         suffix=body.suffix,
         metadata=body.metadata,
     )
+
+
+def _check_embeds(context: ServerContext, name: str) -> None:
+    """Raise InvalidRequest if the caller may not use the model, or it makes no embeddings."""
+    param = "semantic_model"
+    try:
+        model = context.models.find(name)
+    except ModelNotFound as error:
+        raise InvalidRequest(f"{param} is {quote(name)}: {error}", param=param, code="model_not_found") from None
+    pooling = None if model.info is None else model.info.pooling
+    if model.info is not None and (pooling is None or PoolingTask.EMBED not in pooling.tasks):
+        raise InvalidRequest.of(param, f"is {quote(name)}, which makes no embeddings; name a model that does")
 
 
 def _model(context: ServerContext, name: str) -> ServedModel:

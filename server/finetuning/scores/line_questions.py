@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.errors import StartupError
+from engine.errors import ContextLengthExceeded, StartupError
 from server.data.preparation import KeptLine
 from server.jobs.answers import AnswerBodies, BodyAnswer
 
 # Lines whose requests are sent together: enough for a full engine, and few enough to lose little if it stops.
-_MAX_LINES = 64
-_MAX_WORDS = 1 << 13
+MAX_LINES = 64
+_WORDS_PER_LINE = 128
 
 Values = Mapping[tuple[int, int], Any]  # by file and line number
 
@@ -72,14 +72,16 @@ async def ask_lines(
     answer: AnswerBodies,
     log: AnswerLog,
     show: Callable[[int], None],
+    max_lines: int = MAX_LINES,
 ) -> Values:
     """Return the value of each line; None where `ask`, which is called in a thread, returns no question.
 
-    path: of the endpoint that answers. show: called with the number of lines that are done. Raises StartupError for a
-    refused request, OSError, and errors of `ask`.
+    path: of the endpoint that answers. show: called with the number of lines that are done. max_lines: lines whose
+    requests are sent together; fewer long ones. Raises StartupError for a refused request, OSError, and errors of
+    `ask`.
     """
     values = log.known(step, lines)
-    for part in _parts([line for line in lines if (line.file, line.number) not in values]):
+    for part in _parts([line for line in lines if (line.file, line.number) not in values], max_lines):
         show(len(values))
         questions = await asyncio.to_thread(lambda part: [ask(line) for line in part], part)
         bodies = [body for question in questions if question is not None for body in question.bodies]
@@ -94,16 +96,24 @@ async def ask_lines(
     return values
 
 
-def _parts(lines: Sequence[KeptLine]) -> Iterator[list[KeptLine]]:
+def _parts(lines: Sequence[KeptLine], max_lines: int) -> Iterator[list[KeptLine]]:
     part, num_words = list[KeptLine](), 0
     for line in lines:
-        if part and (len(part) == _MAX_LINES or num_words + line.num_words > _MAX_WORDS):
+        if part and (len(part) == max_lines or num_words + line.num_words > max_lines * _WORDS_PER_LINE):
             yield part
             part, num_words = [], 0
         part.append(line)
         num_words += line.num_words
     if part:
         yield part
+
+
+def too_long_reason(answer: BodyAnswer) -> str | None:
+    """Return the model's message if the request is longer than its context."""
+    if answer.is_completed:
+        return None
+    error = msgspec.json.decode(answer.body)["error"]
+    return str(error["message"]) if error.get("code") == ContextLengthExceeded.CODE else None
 
 
 def check_answer(answer: BodyAnswer, line: KeptLine, done: str) -> None:

@@ -9,8 +9,9 @@ from server.data.preparation import MAX_FAULTS, DataFault, FaultyLines, KeptLine
 from server.finetuning.faults import InvalidLine
 from server.finetuning.scores.bounds import Scores, remove_beyond
 from server.finetuning.scores.judge import JUDGE, judge_question, remove_below
-from server.finetuning.scores.line_questions import AnswerLog, LineQuestion, Values, ask_lines
+from server.finetuning.scores.line_questions import MAX_LINES, AnswerLog, LineQuestion, Values, ask_lines
 from server.finetuning.scores.line_scores import COMPLETIONS, LineScore, LineScorer
+from server.finetuning.scores.semantic import EMBEDDINGS, SemanticDuplicates
 from server.finetuning.scoring import ENDPOINT
 from server.jobs.answers import AnswerBodies
 
@@ -20,12 +21,14 @@ Show = Callable[[int], None]  # the number of lines that are done
 @dataclass(frozen=True, slots=True)
 class ModelSteps:
     """Scores and removes lines that passed the other steps. answer: sends requests, at the priority of batch lines.
-    check_removed: called after each step; raises an error if too many lines are removed."""
+    check_removed: called after each step; raises an error if too many lines are removed. max_lines: lines whose
+    requests are sent together."""
 
     preparation: Preparation
     answer: AnswerBodies
     check_removed: Callable[[], None]
     log: AnswerLog = field(default_factory=AnswerLog)
+    max_lines: int = MAX_LINES
 
     async def score(self, scorer: LineScorer, show: Show = lambda _: None) -> Scores:
         """Remove the lines beyond the bounds of the scores, and return all scores. Raises FaultyLines for lines that a
@@ -35,6 +38,13 @@ class ModelSteps:
         remove_beyond(self.preparation, scores)
         self.check_removed()
         return scores
+
+    async def deduplicate(self, show: Show = lambda _: None) -> None:
+        """Remove the lines that say the same as an earlier one, by the vectors of `semantic_model`. Raises as `score`
+        does, and TooManyLines for more vectors than the memory has room for."""
+        duplicates = SemanticDuplicates(self.preparation)
+        duplicates.remove(await self._values("embed", EMBEDDINGS, duplicates.question, show))
+        self.check_removed()
 
     async def judge(self, grader: Grader, show: Show = lambda _: None) -> None:
         """Remove the lines whose answers the grader scores too low. Raises as `score` does."""
@@ -58,7 +68,7 @@ class ModelSteps:
                     raise FaultyLines(faults) from None
                 return None
 
-        values = await ask_lines(step, path, self.preparation.kept, ask, self.answer, self.log, show)
+        values = await ask_lines(step, path, self.preparation.kept, ask, self.answer, self.log, show, self.max_lines)
         if faults:
             raise FaultyLines(faults)
         return values

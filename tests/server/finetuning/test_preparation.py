@@ -12,7 +12,7 @@ from engine.command_io.finetuning.items import Passage
 from engine.command_io.finetuning.job import TrainingMethod
 from server.config.server import ServerConfig
 from server.finetuning.preparation import FaultyFile, prepare
-from server.finetuning.rendering import Renderer
+from server.finetuning.rendering import ModelTokens, Renderer
 from server.text.chat_templates.direct_templates import DirectTemplates
 from server.text.detokenizer import decode
 from server.text.workers import TextWorkers
@@ -67,7 +67,7 @@ def _learned(passage: Passage, model: TextModel) -> list[str]:
 
 def test_the_answer_and_the_token_that_ends_it_are_learned_after_the_prompt_that_serves(workers: TextWorkers) -> None:
     model = _model(workers)
-    prepared = prepare(_file(_chats()), None, TrainingMethod.SUPERVISED, Renderer(model, 500))
+    prepared = prepare(_file(_chats()), None, TrainingMethod.SUPERVISED, Renderer(ModelTokens(model), 500))
 
     passage = prepared.train[3].passages[0]
     prompt = model.tokenizer.encode(
@@ -82,7 +82,9 @@ def test_all_learned_turns_of_a_chat_are_one_passage(workers: TextWorkers) -> No
     model = _model(workers)
     turns = [*_chat("a", "b")["messages"], *_chat("c", "d")["messages"], *_chat("e", "f")["messages"]]
     turns[3] = {**turns[3], "weight": 0}
-    prepared = prepare(_file([*_chats(9), {"messages": turns}]), None, TrainingMethod.SUPERVISED, Renderer(model, 500))
+    prepared = prepare(
+        _file([*_chats(9), {"messages": turns}]), None, TrainingMethod.SUPERVISED, Renderer(ModelTokens(model), 500)
+    )
 
     (passage,) = prepared.train[9].passages
     texts = [model.tokenizer.encode(f"{answer}<|im_end|>", add_special_tokens=False) for answer in ("b", "f")]
@@ -92,7 +94,9 @@ def test_all_learned_turns_of_a_chat_are_one_passage(workers: TextWorkers) -> No
 def test_turns_that_the_template_writes_otherwise_later_are_passages_of_their_own(workers: TextWorkers) -> None:
     model = _model(workers, LAST_ALONE)
     turns = [*_chat("a", "b")["messages"], *_chat("c", "d")["messages"]]
-    prepared = prepare(_file([*_chats(9), {"messages": turns}]), None, TrainingMethod.SUPERVISED, Renderer(model, 500))
+    prepared = prepare(
+        _file([*_chats(9), {"messages": turns}]), None, TrainingMethod.SUPERVISED, Renderer(ModelTokens(model), 500)
+    )
 
     assert [item.line for item in prepared.train[9:]] == [10, 10]
     assert ["(last) b" in decode(model.tokenizer, item.passages[0].ids) for item in prepared.train[9:]] == [True, False]
@@ -100,7 +104,7 @@ def test_turns_that_the_template_writes_otherwise_later_are_passages_of_their_ow
 
 def test_an_answer_without_the_thought_that_its_prompt_opens_is_learned(workers: TextWorkers) -> None:
     model = _model(workers, THINKING)
-    prepared = prepare(_file(_chats()), None, TrainingMethod.SUPERVISED, Renderer(model, 500))
+    prepared = prepare(_file(_chats()), None, TrainingMethod.SUPERVISED, Renderer(ModelTokens(model), 500))
 
     assert _learned(prepared.train[0].passages[0], model)[0].startswith("answer 0")
 
@@ -111,7 +115,7 @@ def test_text_that_spells_a_control_token_is_plain_text(workers: TextWorkers) ->
         _file([*_chats(9), _chat("<|im_end|>", "no <|im_end|> yes")]),
         None,
         TrainingMethod.SUPERVISED,
-        Renderer(model, 500),
+        Renderer(ModelTokens(model), 500),
     )
 
     passage = prepared.train[9].passages[0]
@@ -130,7 +134,7 @@ def test_a_preference_has_two_passages_after_one_prompt(workers: TextWorkers) ->
         }
         for index in range(10)
     ]
-    prepared = prepare(_file(rows), None, TrainingMethod.DPO, Renderer(model, 500))
+    prepared = prepare(_file(rows), None, TrainingMethod.DPO, Renderer(ModelTokens(model), 500))
 
     preferred, other = prepared.train[0].passages
     first = preferred.trained[0][0]
@@ -141,7 +145,7 @@ def test_a_preference_has_two_passages_after_one_prompt(workers: TextWorkers) ->
 def test_a_long_text_is_divided_so_that_every_token_but_the_first_is_learned_once(workers: TextWorkers) -> None:
     model = _model(workers)
     text = "One two three, four five six. " * 8
-    prepared = prepare(text.encode(), None, TrainingMethod.PRETRAINING, Renderer(model, 16))
+    prepared = prepare(text.encode(), None, TrainingMethod.PRETRAINING, Renderer(ModelTokens(model), 16))
 
     ids = [*model.tokenizer.encode(text), 1]
     learned = [token for item in prepared.train for token in item.passages[0].ids[1:]]
@@ -152,7 +156,10 @@ def test_a_long_text_is_divided_so_that_every_token_but_the_first_is_learned_onc
 def test_duplicates_and_lines_of_the_validation_file_are_left_out_with_their_numbers(workers: TextWorkers) -> None:
     rows = [*_chats(12), _chat("Question  1", "ANSWER 1"), _chat("question 2", "answer 2")]
     prepared = prepare(
-        _file(rows), _file([_chat("question 5", "answer 5")]), TrainingMethod.SUPERVISED, Renderer(_model(workers), 500)
+        _file(rows),
+        _file([_chat("question 5", "answer 5")]),
+        TrainingMethod.SUPERVISED,
+        Renderer(ModelTokens(_model(workers)), 500),
     )
 
     assert prepared.report.removed == {"in_validation_file": [6], "duplicate": [13, 14]}
@@ -163,7 +170,7 @@ def test_duplicates_and_lines_of_the_validation_file_are_left_out_with_their_num
 def test_every_fault_of_a_file_is_named_with_its_line(workers: TextWorkers) -> None:
     rows = [*_chats(8), {"messages": []}, {"message": []}]
     with pytest.raises(FaultyFile) as caught:
-        prepare(_file(rows), None, TrainingMethod.SUPERVISED, Renderer(_model(workers), 500))
+        prepare(_file(rows), None, TrainingMethod.SUPERVISED, Renderer(ModelTokens(_model(workers)), 500))
 
     assert [fault.line for fault in caught.value.faults] == [9, 10]
     assert caught.value.faults[0].text.startswith("line 9: messages is a list of 0 items")
@@ -171,7 +178,7 @@ def test_every_fault_of_a_file_is_named_with_its_line(workers: TextWorkers) -> N
 
 def test_fewer_than_ten_lines_are_refused(workers: TextWorkers) -> None:
     with pytest.raises(FaultyFile, match="has 9 lines; at least 10 are needed"):
-        prepare(_file(_chats(9)), None, TrainingMethod.SUPERVISED, Renderer(_model(workers), 500))
+        prepare(_file(_chats(9)), None, TrainingMethod.SUPERVISED, Renderer(ModelTokens(_model(workers)), 500))
 
 
 def test_lines_that_are_left_out_do_not_count_as_examples(workers: TextWorkers) -> None:
@@ -180,14 +187,17 @@ def test_lines_that_are_left_out_do_not_count_as_examples(workers: TextWorkers) 
         FaultyFile,
         match=r"has 13 lines, and 8 without those that are in the validation file \(4\) or repeat an earlier one \(1\)",
     ):
-        prepare(_file(rows), _file(valid), TrainingMethod.SUPERVISED, Renderer(_model(workers), 500))
+        prepare(_file(rows), _file(valid), TrainingMethod.SUPERVISED, Renderer(ModelTokens(_model(workers)), 500))
     with pytest.raises(FaultyFile, match=r"has 12 lines, and 1 without those that repeat an earlier one \(11\)"):
-        prepare(_file(_chats(1) * 12), None, TrainingMethod.SUPERVISED, Renderer(_model(workers), 500))
-    assert len(prepare(_file(rows), None, TrainingMethod.SUPERVISED, Renderer(_model(workers), 500)).train) == 10
+        prepare(_file(_chats(1) * 12), None, TrainingMethod.SUPERVISED, Renderer(ModelTokens(_model(workers)), 500))
+    assert (
+        len(prepare(_file(rows), None, TrainingMethod.SUPERVISED, Renderer(ModelTokens(_model(workers)), 500)).train)
+        == 10
+    )
 
 
 def test_long_examples_are_cut_and_counted_and_refused_where_nothing_is_left_to_learn(workers: TextWorkers) -> None:
-    renderer = Renderer(_model(workers), 60)
+    renderer = Renderer(ModelTokens(_model(workers)), 60)
     prepared = prepare(_file([*_chats(9), _chat("q", "long " * 30)]), None, TrainingMethod.SUPERVISED, renderer)
 
     assert len(prepared.train[9].passages[0].ids) == 60
@@ -198,20 +208,20 @@ def test_long_examples_are_cut_and_counted_and_refused_where_nothing_is_left_to_
 
 def test_chats_need_a_chat_template(workers: TextWorkers) -> None:
     with pytest.raises(FaultyFile, match="line 1: the model has no chat template"):
-        prepare(_file(_chats()), None, TrainingMethod.SUPERVISED, Renderer(_model(workers, None), 500))
+        prepare(_file(_chats()), None, TrainingMethod.SUPERVISED, Renderer(ModelTokens(_model(workers, None)), 500))
 
 
 @pytest.mark.parametrize("method", [TrainingMethod.SUPERVISED, TrainingMethod.PRETRAINING])
 def test_a_byte_order_mark_is_no_part_of_a_file(workers: TextWorkers, method: TrainingMethod) -> None:
     rows = _chats(11) if method is TrainingMethod.SUPERVISED else [{"text": f"text {index}"} for index in range(3)]
-    renderer = Renderer(_model(workers), 500)
+    renderer = Renderer(ModelTokens(_model(workers)), 500)
     data = _file(rows)
     marked = prepare(codecs.BOM_UTF8 + data, codecs.BOM_UTF8 + _file(rows[:1]), method, renderer)
     assert marked == prepare(data, _file(rows[:1]), method, renderer)
 
 
 def test_a_plain_text_has_no_byte_order_mark(workers: TextWorkers) -> None:
-    renderer = Renderer(_model(workers), 500)
+    renderer = Renderer(ModelTokens(_model(workers)), 500)
     marked = prepare(codecs.BOM_UTF8 + b"Some text.", None, TrainingMethod.PRETRAINING, renderer)
     assert marked == prepare(b"Some text.", None, TrainingMethod.PRETRAINING, renderer)
 
@@ -229,7 +239,7 @@ def test_bytes_that_are_no_text_are_named_with_their_line(
     workers: TextWorkers, data: bytes, line: int, message: str
 ) -> None:
     with pytest.raises(FaultyFile) as caught:
-        prepare(data, None, TrainingMethod.PRETRAINING, Renderer(_model(workers), 500))
+        prepare(data, None, TrainingMethod.PRETRAINING, Renderer(ModelTokens(_model(workers)), 500))
     assert [fault.line for fault in caught.value.faults] == [line]
     assert message in caught.value.faults[0].text
     assert "UTF-8" in caught.value.faults[0].text
@@ -238,7 +248,7 @@ def test_bytes_that_are_no_text_are_named_with_their_line(
 def test_a_large_file_takes_little_memory(workers: TextWorkers) -> None:
     """11 bytes for each of its bytes here, where each byte is a token; with all chats kept it would be 42."""
     data = _file([_chat(f"question {index}", f"answer {index}") for index in range(300)])
-    renderer = Renderer(_model(workers), 1000)
+    renderer = Renderer(ModelTokens(_model(workers)), 1000)
     prepare(data, None, TrainingMethod.SUPERVISED, renderer)  # what is made once
     tracemalloc.start()
     try:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.command_io.finetuning.items import TrainingItem, read_rows
 from engine.command_io.finetuning.job import Hyperparameters, JobFolder, TrainingMethod
 from engine.config import EngineConfig
-from server.finetuning import job_files
+from server.finetuning import job_files, prepared_data
 from server.finetuning.job_files import JobOrder
 from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, prepare_files
-from server.finetuning.scores import line_questions
+from server.finetuning.scores.model_steps import ModelSteps
 from server.jobs.answers import AnswerBodies, BodyAnswer
 from tests.helpers.data_lines import JUDGE, encoded, random_text, with_changes
 from tests.helpers.tokenizers import byte_level_info
@@ -195,7 +196,7 @@ def test_lines_are_scored_and_judged_by_the_served_model(folder: JobFolder) -> N
 def test_a_preparation_that_starts_again_asks_only_what_was_not_answered(
     folder: JobFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line_questions, "_MAX_LINES", 5)
+    monkeypatch.setattr(prepared_data, "ModelSteps", partial(ModelSteps, max_lines=5))
     stopped, model = Model(failing=20), Model()
     assert _prepare(folder, encoded(*LETTERS), answer=stopped, quality=(), max_ifd="p90") == Refused(
         "the files cannot be prepared: No space left on device", is_passing=True
@@ -211,13 +212,26 @@ def test_a_preparation_that_starts_again_asks_only_what_was_not_answered(
     assert (folder.prepared.read_bytes(), folder.data_report.read_bytes()) == before
 
 
-def test_a_line_that_the_judge_refuses_fails_the_job_with_its_number(folder: JobFolder) -> None:
-    async def refuses_the_third(_path: str, bodies: Sequence[dict[str, Any]]) -> list[BodyAnswer]:
-        long = BodyAnswer("", 400, b'{"error": {"message": "the prompt has 65 tokens; shorten it"}}')
-        answer = BodyAnswer("", 200, b'{"choices": [{"message": {"content": "8"}}]}')
-        return [long if "bbb" in body["messages"][0]["content"] else answer for body in bodies]
+@pytest.mark.parametrize("judge", [JUDGE, {"type": "multi", "graders": {"good": JUDGE}, "calculate_output": "good"}])
+def test_a_line_that_is_too_long_for_the_judge_is_removed_and_counted(folder: JobFolder, judge: dict[str, Any]) -> None:
+    code = "context_length_exceeded"
 
-    outcome = _prepare(folder, encoded(*LETTERS), answer=refuses_the_third, quality=(), judge=JUDGE, min_score=5.0)
+    async def refuses_the_third(_path: str, bodies: Sequence[dict[str, Any]]) -> list[BodyAnswer]:
+        body = json.dumps({"error": {"message": "the prompt has 65 tokens; shorten it", "code": code}}).encode()
+        answer = BodyAnswer("", 200, b'{"choices": [{"message": {"content": "8"}}]}')
+        return [BodyAnswer("", 400, body) if "bbb" in each["messages"][0]["content"] else answer for each in bodies]
+
+    options: dict[str, Any] = {"quality": (), "judge": judge, "min_score": 5.0}
+    assert isinstance(_prepare(folder, encoded(*LETTERS), answer=refuses_the_third, **options), Made)
+    report = json.loads(folder.data_report.read_text())
+    removed = report["removed"]["judge_too_long"]
+    assert (removed["num"], removed["num_judged"], removed["lines"]) == (1, 12, ["3"])
+    assert removed["examples"][0]["detail"] == "the prompt has 65 tokens; shorten it"
+    assert report["scores"]["judge"]["num"] == 11
+
+    code = "model_not_found"
+    folder.answered.unlink()
+    outcome = _prepare(folder, encoded(*LETTERS), answer=refuses_the_third, **options)
     assert outcome == Refused("line 3 cannot be judged: the prompt has 65 tokens; shorten it")
 
 

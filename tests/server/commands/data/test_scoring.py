@@ -23,7 +23,7 @@ pytest.importorskip("rensa", reason="the extra 'data' is not installed")
 pytestmark = pytest.mark.fast
 
 
-def _predicts(request: EngineRequest) -> list[Step]:
+def predicts(request: EngineRequest) -> list[Step]:
     """A model that expects a letter by its place in the alphabet, and twice as much after a question mark."""
     factor, scores = 2, [None]
     for before, token in zip(request.prompt_ids, request.prompt_ids[1:], strict=False):
@@ -32,22 +32,28 @@ def _predicts(request: EngineRequest) -> list[Step]:
     return [RequestOutput(id=request.id, prompt_logprobs=scores, finish_reason=FinishReason.LENGTH)]
 
 
+def letter_lines() -> bytes:
+    """Ten lines: the answers "aaaa" to "jjjj"."""
+    return encoded(*({"prompt": f"{letter}?", "completion": 4 * letter} for letter in "jdbacefghi"))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with ten lines: the answers "aaaa" to "jjjj". The engine of the command is a fake."""
-    _use(lambda: FakeClient(_predicts, engine_info(max_model_len=100)), monkeypatch)
+    """A folder with the lines. The engine of the command is a fake."""
+    use_engine(lambda: FakeClient(predicts, engine_info(max_model_len=100)), monkeypatch)
     monkeypatch.setattr("server.commands.data.tokens.count_tokens", lambda *_: (NumberSpread(), 0))
     monkeypatch.chdir(tmp_path)
-    lines = [{"prompt": f"{letter}?", "completion": 4 * letter} for letter in "jdbacefghi"]
-    (tmp_path / "in.jsonl").write_bytes(encoded(*lines))
+    (tmp_path / "in.jsonl").write_bytes(letter_lines())
     return tmp_path
 
 
-def _use(client: Callable[[], FakeClient], monkeypatch: pytest.MonkeyPatch) -> None:
+def use_engine(client: Callable[[], FakeClient], monkeypatch: pytest.MonkeyPatch, name: str = "tiny") -> None:
+    """Let the command have a fake in place of an engine of its own. name: of its model."""
+
     async def run_alone(*arguments: Any, remedy: str) -> Any:
         assert remedy
         work: Callable[[ServerContext], Coroutine[Any, Any, Any]] = arguments[-1]
-        return await work(make_app(client(), served_model_name=("tiny",)).state.context)
+        return await work(make_app(client(), served_model_name=(name,)).state.context)
 
     monkeypatch.setattr(scoring, "run_alone", run_alone)
 
@@ -120,8 +126,9 @@ def test_too_many_removed_lines_fail_and_lines_that_a_job_refuses_are_named(fold
         ("--order difficulty", "--order difficulty needs --model"),
         ("--model m --min-ifd p100", "--min-ifd is 'p100'; it must be a number above 0, or a percentile such as p95"),
         ("--model m --max-ifd much", "--max-ifd is 'much'; it must be"),
-        ("--model m --min-ifd 2 --max-ifd 1", "--min-ifd is 2, above max_ifd, 1, so no line is between them"),
-        ("--model m --min-ifd p90 --max-ifd p10", "--min-ifd is p90, above max_ifd, p10"),
+        ("--model m --max-perplexity 0.9", "--max-perplexity is 0.9; a perplexity is at least 1"),
+        ("--model m --min-ifd 2 --max-ifd 1", "--min-ifd is 2, not below max_ifd, 1, so no line is between them"),
+        ("--model m --min-ifd p90 --max-ifd p10", "--min-ifd is p90, not below max_ifd, p10"),
     ],
 )
 def test_wrong_bounds_are_refused(options: str, message: str) -> None:
@@ -144,7 +151,7 @@ def test_an_interrupted_scoring_says_that_nothing_was_written(
 
 @pytest.mark.usefixtures("folder")
 def test_a_model_that_generates_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    _use(pooling_client, monkeypatch)
+    use_engine(pooling_client, monkeypatch)
     with pytest.raises(StartupError, match="pools texts; --model must generate text to score lines"):
         run(["prepare", "in.jsonl", "--out", "out.jsonl", "--model", "m", "--quality", "--max-perplexity", "p20"])
 
@@ -172,20 +179,20 @@ def test_a_model_judges_the_lines_that_its_perplexity_leaves(folder: Path, monke
 
     def scored(request: EngineRequest) -> list[Step]:
         if request.sampling.prompt_logprobs is not None:
-            return _predicts(request)
+            return predicts(request)
         prompt = bytes(each for each in request.prompt_ids if each < 256).decode()
         asked.append(prompt)
         score = b"1" if "aa" in prompt else b"7" if "bb" in prompt else b"8"
         return [RequestOutput(id=request.id, new_ids=list(score), finish_reason=FinishReason.STOP)]
 
-    _use(lambda: FakeClient(scored, engine_info(max_model_len=200)), monkeypatch)
+    use_engine(lambda: FakeClient(scored, engine_info(max_model_len=200)), monkeypatch)
     (folder / "judge.json").write_text(json.dumps(JUDGE))
     assert _kept(folder, "--max-perplexity p30 --judge judge.json --min-score 5") == "bc"
     assert len(asked) == 3
     assert _removed(folder)["judge"] == (1, 3, "score 1; at least 5")
     with pytest.raises(StartupError, match=r"10 of 10 lines were removed \(perplexity 7, judge 3\)"):
         _kept(folder, "--max-perplexity p30 --judge judge.json --min-score 9")
-    with pytest.raises(OptionError, match=r"--min-score 9.5 is above 9, the most of the range in --judge judge.json"):
+    with pytest.raises(OptionError, match=r"--min-score is 9.5; --judge judge.json scores from 0 to 9, so no line"):
         _kept(folder, "--judge judge.json --min-score 9.5")
     with pytest.raises(OptionError, match=r"asks tiny; name with --model the model"):
         run(["prepare", "in.jsonl", "--out", "out.jsonl", "--judge", "judge.json", "--min-score", "1"])
@@ -203,6 +210,16 @@ def test_a_model_judges_the_lines_that_its_perplexity_leaves(folder: Path, monke
         ("{}", "--judge judge.json --min-score nan", "--min-score is nan"),
         ("[]", "--judge judge.json --min-score 1", "--judge judge.json: Expected `object`"),
         ('{"type": "magic"}', "--judge judge.json --min-score 1", "--judge judge.json: the grader"),
+        (
+            json.dumps(JUDGE),
+            "--model m --judge judge.json --min-score -1",
+            "--min-score is -1; --judge judge.json scores from 0 to 9, so each line would pass; give one of these",
+        ),
+        (
+            json.dumps({**_CHECK, "reference": "x"}),
+            "--judge judge.json --min-score 1.5",
+            "--min-score is 1.5; --judge judge.json scores from 0 to 1, so no line would pass",
+        ),
         ("{}", "--judge no.json --min-score 1", "cannot read no.json: No such file"),
     ],
 )

@@ -69,3 +69,14 @@ async def test_a_judge_must_ask_a_served_model(several: Several) -> None:
     async with official(several.app, "none", Runner(several.app)) as client:
         with pytest.raises(openai.BadRequestError, match="judge asks 'no': "):
             await create(client, model="beta", method=method)
+
+
+async def test_semantic_duplicates_need_a_served_embedding_model(several: Several) -> None:
+    def method(**steps: Any) -> dict[str, Any]:
+        return {"type": "supervised", "supervised": {"hyperparameters": {"data_preparation": steps}}}
+
+    async with official(several.app, "none", Runner(several.app)) as client:
+        with pytest.raises(openai.BadRequestError, match="semantic_model is 'no': "):
+            await create(client, model="beta", method=method(dedup="exact", semantic_model="no"))
+        with pytest.raises(openai.BadRequestError, match=r"semantic_threshold is 0.9, and no semantic_model is named"):
+            await create(client, model="beta", method=method(dedup="exact", semantic_threshold=0.9))
