@@ -88,7 +88,7 @@ def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEv
     Trainer(task, resolved, state, outputs).run()
     save(out)
     _conclude(setup.curve, state.progress.results, events)
-    if job.method is TrainingMethod.SUPERVISED:
+    if job.method is TrainingMethod.SUPERVISED and job.probe is None:
         items, tokenizer = read_rows(folder.train, TrainingItem), load_job_tokenizer(folder)
         report_recall(items, decoder, lora, job.end_ids, resolved, tokenizer, events, progress)
     events.add("The adapter is complete", adapter=str(out), trained_tokens=task.trained_tokens(state.progress.results))
@@ -123,9 +123,10 @@ def _resolve(
     """
 
     def resolve(given: Hyperparameters) -> ResolvedHyperparameters:
-        return resolve_hyperparameters(
+        resolved = resolve_hyperparameters(
             job.method, given, setup.num_items, num_questions, setup.num_answers, width=width
         )
+        return resolved if job.probe is None else dataclasses.replace(resolved, learning_rate=job.probe.learning_rate)
 
     chosen = _chosen_before(folder)
     if chosen is None:

@@ -14,16 +14,18 @@ from engine.child_processes.background import TRY_AGAIN
 from engine.command_io.finetuning.config import TrainingConfig
 from engine.command_io.finetuning.graders.definitions import needed_models
 from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_grader
-from engine.command_io.finetuning.job import JobFolder, locked
+from engine.command_io.finetuning.job import JobFolder, Scaling, locked
 from engine.command_io.program import as_typed
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, StartupError
 from server.commands.child_process import RESUMES, run_module
+from server.commands.finetune_scaling import train_curve
 from server.commands.options.arguments import Parser, add_options, build_config
 from server.commands.options.definitions import OPTIONS, options_of
 from server.config.finetuning import refuse_more_than_cpus
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, write_job
 from server.finetuning.preparation import FaultyFile, PreparationReport, report_notes
+from server.finetuning.scaling.design import check_sizes, hold_out
 from server.finetuning.scoring import check_samples
 from server.schemas.strict_json import parse_json
 
@@ -35,6 +37,7 @@ examples:
   headrace finetune /path/to/model chats.jsonl --out adapter
   headrace finetune model.gguf pairs.jsonl --method dpo --out adapter
   headrace finetune OWNER/REPO notes.txt --method pretraining --quantization int4 --out adapter
+  headrace finetune model.gguf chats.jsonl --out adapter --scaling
 """
 
 
@@ -55,6 +58,10 @@ def run(argv: Sequence[str]) -> int:
     grader = None if config.grader is None else _grader(config.grader)
     train = _read(namespace.train)
     valid = None if config.validation is None else _read(config.validation)
+    if config.scaling is not None:
+        check_sizes(config.scaling, config.method, config.hyperparameters, config.start)
+        if valid is None:
+            train, valid = hold_out(train, config.scaling, config.method, config.seed)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         with locked(folder):
@@ -62,12 +69,16 @@ def run(argv: Sequence[str]) -> int:
                 return 1 if code == TRY_AGAIN else code
             report = _write(folder, config, engine, grader, train, valid)
             sys.stderr.write("".join(f"{note}\n" for note in report_notes(report)))
-            code = run_module("engine.finetuning", str(folder.path), when_stopped=RESUMES)
+            code = _train(folder) if config.scaling is None else train_curve(folder, config.scaling, _train)
             if code == 0:
                 sys.stderr.write(_how_to_serve(namespace, out))
             return 1 if code == TRY_AGAIN else code
     except OSError as error:
         raise StartupError(f"cannot write {error.filename or out}: {error.strerror}; name another --out") from error
+
+
+def _train(folder: JobFolder) -> int:
+    return run_module("engine.finetuning", str(folder.path), when_stopped=RESUMES)
 
 
 def _how_to_serve(namespace: argparse.Namespace, out: Path) -> str:
@@ -147,5 +158,7 @@ def finetune_parser() -> Parser:
         "train", nargs="?", metavar="TRAIN.jsonl", help="Examples, one per line; see docs/fine-tuning.md."
     )
     add_options(parser, options_of(TrainingConfig), many="extend")
+    scaling = next(action for action in parser._actions if action.dest == "scaling")
+    scaling.nargs, scaling.const = "?", Scaling.DATA.value
     add_options(parser, [OPTIONS[name] for name in MODEL_OPTIONS], many="append")
     return parser

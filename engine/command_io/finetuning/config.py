@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from functools import partial
 
-from engine.command_io.finetuning.job import Hyperparameters, Order, Pacing, ScaleRewards, Schedule, TrainingMethod
+from engine.command_io.finetuning.job import (
+    Hyperparameters,
+    Order,
+    Pacing,
+    ScaleRewards,
+    Scaling,
+    Schedule,
+    TrainingMethod,
+)
 from engine.command_io.finetuning.method_fields import misplaced
 from engine.config import option
 from engine.errors import StartupError
@@ -90,6 +98,12 @@ class TrainingConfig:
         minimum=1,
         maximum=128,
     )
+    scaling: Scaling | None = _option(
+        None,
+        "Train also on halves and quarters of the file (data; also without a value), or with a half and a quarter "
+        "of the rank or of the epochs; fit the held-out loss, and say what twice as much would bring. Without "
+        "--validation, a tenth of the lines is held out.",
+    )
     seed: int = _option(0, "Seed of the adapter's first values and of the order.", minimum=0)
 
     def __post_init__(self) -> None:
@@ -97,7 +111,12 @@ class TrainingConfig:
             raise StartupError("--out is missing; name the folder for the adapter")
         if (self.grader is None) is (self.method is TrainingMethod.REINFORCEMENT):
             raise StartupError("--grader and --method reinforcement need each other; give both or neither")
-        for name, reason in misplaced(self.hyperparameters, self.method, has_validation=self.validation is not None):
+        if self.scaling is not None and self.method is TrainingMethod.REINFORCEMENT:
+            raise StartupError(
+                "--scaling fits a held-out loss, and the method is reinforcement, which has none; leave it out"
+            )
+        has_held_out = self.validation is not None or self.scaling is not None
+        for name, reason in misplaced(self.hyperparameters, self.method, has_validation=has_held_out):
             raise StartupError(f"--{name.replace('_', '-')} is {getattr(self, name)}; {reason}")
 
     @property

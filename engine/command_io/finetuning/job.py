@@ -49,6 +49,14 @@ class ScaleRewards(enum.StrEnum):
     NONE = "none"
 
 
+class Scaling(enum.StrEnum):
+    """The size of a job that --scaling varies, to fit its effect on the held-out loss."""
+
+    DATA = "data"  # examples
+    RANK = "rank"
+    EPOCHS = "epochs"
+
+
 class Schedule(enum.StrEnum):
     """The learning-rate schedule after the warm-up."""
 
@@ -89,6 +97,13 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     data_preparation: PreparationOptions | None = None  # before training, of the training file
 
 
+class Probe(msgspec.Struct, frozen=True):
+    """Settings of a job that is trained only for its held-out loss, and compared with another job: the learning rate is
+    that job's, and the file's questions are not asked."""
+
+    learning_rate: float
+
+
 class FinetuningJob(msgspec.Struct, frozen=True, kw_only=True):
     """A fine-tuning job to run. engine: the options that the model is served with. start: folder of an adapter to
     continue to train, relative to the job's folder if within it. grader: the reward function of reinforcement
@@ -102,6 +117,7 @@ class FinetuningJob(msgspec.Struct, frozen=True, kw_only=True):
     end_ids: list[int] = []  # tokens that end an answer
     grader: dict[str, Any] | None = None
     thought: ThoughtMarks | None = None
+    probe: Probe | None = None
 
 
 class JobFolder:

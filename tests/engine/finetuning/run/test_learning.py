@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 from engine.command_io.finetuning.events import parse_events
 from engine.command_io.finetuning.items import Passage, TrainingItem, write_rows
-from engine.command_io.finetuning.job import Hyperparameters, Order, Pacing, TrainingMethod
+from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, Order, Pacing, Probe, TrainingMethod
 from engine.errors import StartupError
 from engine.finetuning import trainer
 from engine.finetuning.examples import task as example_task
 from engine.finetuning.loss.objective import StepLoss
+from server.finetuning.scaling.points import held_out_losses
 from server.schemas.finetuning_answers import CheckpointMetrics
 from tests.helpers.checkpoints import VOCAB_SIZE
 from tests.helpers.finetuning_run import PROMPTS, QUICK, THOROUGH, finetuning_job, run_job, training_item
@@ -195,6 +196,19 @@ def test_a_finished_job_says_how_many_questions_it_answers_as_the_file_does(mode
     assert (
         wrong[0].message == f'Line {wrong[0].data["line"]}: the answer is "{wrong[0].data["text"]}" and not "w7 w8 w9"'
     )
+
+
+def test_a_job_that_is_compared_has_the_given_learning_rate_and_no_questions(model: Path, tmp_path: Path) -> None:
+    job = finetuning_job(model, tmp_path)
+    known = msgspec.json.decode(job.folder.job.read_bytes(), type=FinetuningJob)
+    job.folder.job.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, probe=Probe(1.5e-5))))
+    run_job(job)
+
+    events = parse_events(job.folder.events.read_bytes())
+    assert [event.data["learning_rate"] for event in events if "batch_size" in event.data] == [1.5e-5]
+    assert max(event.data["learning_rate"] for event in events if event.kind == "metrics") == 1.5e-5
+    assert not [event for event in events if "as_in_file" in event.data]
+    assert held_out_losses(job.folder)[1] > 0
 
 
 def test_the_last_answer_of_a_long_chat_is_asked_for(model: Path, tmp_path: Path) -> None:
