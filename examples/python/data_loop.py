@@ -2,10 +2,11 @@
 grader measures the model before and after on prompts that were held out.
 
 The server needs --enable-lora and --data-dir, and `headrace` must be on the PATH. After an interruption, the same
-command continues with the lines that were made.
+command continues: it computes no line, job or measurement twice.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -35,12 +36,12 @@ def main() -> None:
     made = given.lines_from or synthesize(client, model, given, folder / "made.jsonl")
     prepared = prepare(made, folder / "prepared.jsonl", given)
     report: dict[str, Any] = {"grader": grader["name"], "lines": {}}
-    report["before"] = measure(client, model, held_out, grader, given.max_tokens)
+    report["before"] = measured("before", client, model, held_out, grader, given)
     files = {"after": prepared, **({"unprepared": made} if given.compare_unprepared else {})}
     for name, path in files.items():
         report["lines"][name] = len(read_lines(path))
         adapter = train(client, model, path, name, given.hyperparameters)
-        report[name] = measure(client, adapter, held_out, grader, given.max_tokens)
+        report[name] = measured(name, client, adapter, held_out, grader, given)
         report[name]["gain"] = gain(report["before"]["rewards"], report[name]["rewards"])
     write_report(report, folder)
     print_report(report)
@@ -128,11 +129,19 @@ def headrace(*command: str, out: Path, env: dict[str, str] | None = None, also: 
 
 
 def train(client: OpenAI, model: str, lines: Path, suffix: str, hyperparameters: dict[str, Any]) -> str:
-    """Train an adapter; return its name. Pairs of a better and a worse answer are for DPO."""
+    """Train an adapter; return its name. Pairs of a better and a worse answer are for DPO. A job that an interrupted
+    run started with the same lines and settings is found by its metadata."""
     method = "dpo" if "input" in read_lines(lines)[0] else "supervised"
-    file = client.files.create(file=lines, purpose="fine-tune")
     settings: Any = {"type": method, method: {"hyperparameters": hyperparameters}}
-    job = client.fine_tuning.jobs.create(model=model, training_file=file.id, method=settings, suffix=suffix, seed=1)
+    label = {"loop": digest(model, suffix, settings, lines.read_text(encoding="utf-8"))}
+    known = (
+        each for each in client.fine_tuning.jobs.list(metadata=label) if each.status not in ("failed", "cancelled")
+    )
+    if (job := next(known, None)) is None:
+        file = client.files.create(file=lines, purpose="fine-tune")
+        job = client.fine_tuning.jobs.create(
+            model=model, training_file=file.id, method=settings, suffix=suffix, seed=1, metadata=label
+        )
     print(f"{job.id}: {method} on {lines}")
     while job.finished_at is None:
         time.sleep(1)
@@ -140,6 +149,29 @@ def train(client: OpenAI, model: str, lines: Path, suffix: str, hyperparameters:
     if job.status != "succeeded" or job.fine_tuned_model is None:
         raise SystemExit(f"the job has {job.status}: {job.error}")
     return job.fine_tuned_model
+
+
+def measured(
+    name: str,
+    client: OpenAI,
+    model: str,
+    lines: Sequence[dict[str, Any]],
+    grader: dict[str, Any],
+    given: argparse.Namespace,
+) -> dict[str, Any]:
+    """Measure, or return what an interrupted run has measured by the same model, lines, grader and length."""
+    path: Path = given.folder / f"measured-{name}.json"
+    label = digest(model, list(lines), grader, given.max_tokens)
+    if path.exists() and (stored := json.loads(path.read_text(encoding="utf-8")))["label"] == label:
+        found: dict[str, Any] = stored["found"]
+        return found
+    found = measure(client, model, lines, grader, given.max_tokens)
+    write_json({"label": label, "found": found}, path)
+    return found
+
+
+def digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
 
 
 def measure(
@@ -172,8 +204,14 @@ def gain(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
-    text = json.dumps(report, indent=1, ensure_ascii=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    write_json(report, folder / "report.json")
+
+
+def write_json(value: dict[str, Any], path: Path) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def print_report(report: dict[str, Any]) -> None:

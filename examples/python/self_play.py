@@ -3,14 +3,15 @@ trains it to prefer the winners. It stops when the share of held-out prompts tha
 longer rises. After SPIN (Chen et al. 2024), whose winners are people's answers, and self-rewarding models (Yuan et al.
 2024).
 
-The server needs --enable-lora and --data-dir, and `headrace` must be on the PATH.
+The server needs --enable-lora and --data-dir, and `headrace` must be on the PATH. After an interruption, the same
+command continues: it computes no pair, job or measurement twice.
 """
 
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from data_loop import common_arguments, connect, measure, prepare, read_measure, synthesize, train, write_report
+from data_loop import common_arguments, connect, measured, prepare, read_measure, synthesize, train, write_report
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     given = parser.parse_args()
     client, model = connect(given)
     held_out, grader = read_measure(client, given)
-    first = measure(client, model, held_out, grader, given.max_tokens)
+    first = measured("before", client, model, held_out, grader, given)
     report: dict[str, Any] = {"grader": grader["name"], "before": first, "rounds": [], "best": model}
     player, opponent, best_rate = model, model, 0.5
     for number in range(1, given.rounds + 1):
@@ -29,7 +30,7 @@ def main() -> None:
         made = synthesize(client, player, given, given.folder / f"round-{number}-made.jsonl", *variables)
         prepared = prepare(made, given.folder / f"round-{number}.jsonl", given)
         trained = train(client, player, prepared, f"round-{number}", given.hyperparameters)
-        found = measure(client, trained, held_out, grader, given.max_tokens)
+        found = measured(f"round-{number}", client, trained, held_out, grader, given)
         rate = win_rate(found["rewards"], first["rewards"])
         print(
             f"round {number}: {trained} wins {rate:.2f} of the held-out prompts against {model}; before {best_rate:.2f}"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from server.commands.child_process import free_port
+from tests.helpers.deadline import wait_until
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.repository import ROOT
 from tests.helpers.server_process import API_KEY, COMMAND, START_TIMEOUT_S, ServerProcess
@@ -95,12 +96,33 @@ def test_lines_are_made_prepared_trained_on_and_measured(
     assert f": {method} on loop/prepared.jsonl" in shown
 
 
-def test_self_play_stops_when_the_share_of_won_prompts_no_longer_rises(
+def test_self_play_continues_after_a_kill_and_stops_when_the_share_of_won_prompts_no_longer_rises(
     tiny_server: ServerProcess, tmp_path: Path
 ) -> None:
     recipe = _RECIPES["dpo"].replace("- name: judge", '- name: judge\n    models: ["{judge}"]')
     recipe = recipe.replace("samples: 3", 'samples: 4\n    models: ["", "{opponent}"]')
-    _run(tiny_server, tmp_path, "self_play.py", f"variables: {{opponent: '', judge: ''}}{recipe}", "--rounds", "2")
+    given = (tiny_server, tmp_path, "self_play.py", f"variables: {{opponent: '', judge: ''}}{recipe}", "--rounds", "2")
+    with tiny_server.client() as client:
+
+        def jobs() -> list[str]:
+            return [each["id"] for each in client.get("/v1/fine_tuning/jobs?limit=100").json()["data"]]
+
+        before = jobs()
+        with _started(*given) as process:
+            wait_until(lambda: jobs() != before or process.poll() is not None, "a job was made", START_TIMEOUT_S)
+            process.kill()
+        made = (tmp_path / "loop" / "round-1-made.jsonl.journal").read_bytes()
+        num_jobs = len(jobs())
+        _run(*given)
+        assert (tmp_path / "loop" / "round-1-made.jsonl.journal").read_bytes() == made
+        report = json.loads((tmp_path / "loop" / "report.json").read_text())
+        num_rounds = len(report["rounds"])
+        assert len(jobs()) == len(before) + num_rounds
+        assert num_jobs == len(before) + 1
+        answered = tiny_server.metric("headrace_generation_tokens_total")
+        _run(*given)
+        assert len(jobs()) == len(before) + num_rounds
+        assert tiny_server.metric("headrace_generation_tokens_total") == answered
     report = json.loads((tmp_path / "loop" / "report.json").read_text())
     players = ["tiny", *(each["model"] for each in report["rounds"])]
     rates = [0.5, *(each["win_rate"] for each in report["rounds"])]
@@ -134,6 +156,13 @@ def test_a_server_that_is_not_there_is_named(tmp_path: Path, program: str) -> No
 
 def _run(server: ServerProcess, folder: Path, program: str, recipe: str, *options: str) -> str:
     """Run an example in `folder` with a recipe; return what it printed."""
+    with _started(server, folder, program, recipe, *options) as process:
+        shown, errors = process.communicate(timeout=START_TIMEOUT_S)
+    assert process.returncode == 0, f"{shown}\n{errors}\n{server.log}"
+    return shown
+
+
+def _started(server: ServerProcess, folder: Path, program: str, recipe: str, *options: str) -> subprocess.Popen[str]:
     (folder / "recipe.yaml").write_text(recipe.replace("ANSWER", _ANSWER))
     (folder / "in.txt").write_text("\n\n".join(f"Part {number} is about it." for number in range(_NUM_LINES)))
     held_out = [
@@ -155,14 +184,11 @@ def _run(server: ServerProcess, folder: Path, program: str, recipe: str, *option
         "OPENAI_API_KEY": API_KEY,
         "NO_PROXY": "127.0.0.1",
     }
-    result = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, str(ROOT / "examples" / "python" / program), *arguments],
         cwd=folder,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=START_TIMEOUT_S,
-        check=False,
     )
-    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}\n{server.log}"
-    return result.stdout
