@@ -115,8 +115,8 @@ class Calls(Check, tag="calls", frozen=True):
         return self.field, self.tool
 
     def fault(self, values: Values) -> str | None:
-        called = {call["function"]["name"] for call in values[self.field]}
-        return None if called == {values[self.tool]} else f"{self.field} is of another tool"
+        is_other = any(call["function"]["name"] != values[self.tool] for call in values[self.field])
+        return f"{self.field} is of another tool" if is_other else None
 
 
 CHECKS = (New, Occurs, Least, Equals, Differs, Length, Lacks, Calls)

@@ -9,6 +9,8 @@ from server.synthesis.checks import AnyCheck, Pool, first_fault
 
 pytestmark = pytest.mark.fast
 
+CALL = {"function": {"name": "weather", "arguments": "{}"}}
+
 
 @pytest.mark.parametrize(
     ("check", "values", "fault"),
@@ -32,6 +34,13 @@ pytestmark = pytest.mark.fast
         ({"check": "length", "field": "a", "least": 2, "most": 3}, {"a": "1 2 3 4"}, "a is too long"),
         ({"check": "lacks", "field": "a", "phrases": ["The Text"]}, {"a": "see the  text"}, "a has 'The Text'"),
         ({"check": "lacks", "field": "a", "phrases": ["The Text"]}, {"a": "the textbook"}, None),
+        ({"check": "calls", "field": "c", "tool": "t"}, {"c": [CALL], "t": "weather"}, None),
+        ({"check": "calls", "field": "c", "tool": "t"}, {"c": [CALL, CALL], "t": "news"}, "c is of another tool"),
+        (
+            {"check": "calls", "field": "c", "tool": "t"},
+            {"c": [CALL], "t": {"name": "weather"}},
+            "c is of another tool",
+        ),
     ],
 )
 def test_checks(check: dict[str, Any], values: dict[str, Any], fault: str | None) -> None:
