@@ -41,6 +41,7 @@ from server.http.middleware.requests import RequestMiddleware
 from server.jobs.kind import JobKind
 from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed
+from server.live.gpus import Gpus
 from server.live.history import History
 from server.live.machine import MachineSampler
 from server.metrics.values import Metrics
@@ -102,8 +103,9 @@ def create_app(
     drain, workers = Drain(), TextWorkers()
     entries = config.model_entries(engine_config)
     clients = client if isinstance(client, Mapping) else {entries[0].name: client}
-    history = History()
-    models = _served_models(entries, clients, config, metrics, drain, workers, templates or DirectTemplates(), history)
+    history, gpus = History(), Gpus()
+    templates = templates or DirectTemplates()
+    models = _served_models(entries, clients, config, metrics, drain, workers, templates, history, gpus)
     models.add_configured_adapters(config.lora, kinds_known=len(entries) == 1)
     context = ServerContext(
         models=models,
@@ -117,6 +119,7 @@ def create_app(
         workers=workers,
         drain=drain,
         history=history,
+        gpus=gpus,
         machine=MachineSampler(_folders(config)),
         pulls=Pulls(config.models.pull_allow, metrics),
     )
@@ -153,6 +156,7 @@ def _served_models(
     workers: TextWorkers,
     templates: TemplateRunner,
     history: History,
+    gpus: Gpus,
 ) -> ServedModels:
     models: ServedModels = ServedModels(
         [
@@ -167,7 +171,7 @@ def _served_models(
                 has_adapters=entry.engine.enable_lora,
                 honors_priority=entry.engine.scheduling_policy is SchedulingPolicy.PRIORITY,
                 drain=drain,
-                live=LiveFeed(clients[entry.name], lambda: models.overview if len(models) > 1 else [], history),
+                live=LiveFeed(clients[entry.name], lambda: models.overview if len(models) > 1 else [], history, gpus),
                 workers=workers,
                 templates=templates,
             )

@@ -10,6 +10,7 @@ from server.drain import Drain
 from server.files.store import Files
 from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed
+from server.live.gpus import Gpus
 from server.live.history import History
 from server.live.log_tail import LogTail
 from server.live.machine import MachineSampler
@@ -42,6 +43,7 @@ class ServerContext:
     drain: Drain
     pulls: Pulls
     history: History
+    gpus: Gpus
     machine: MachineSampler
     log: LogTail = field(default_factory=LogTail)
     settings: list[Setting] = field(default_factory=list)  # options in force; empty unless a command started the server

@@ -38,6 +38,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     architecture: str
     device: str
+    gpu_uuid: str | None = None  # of a CUDA device, as NVML has it behind its prefix "GPU-"
     dtype: str
     kv_cache_dtype: str = ""  # of stored keys and values; "" without a KV cache
     system_fingerprint: str | None = None  # how answers are computed, for clients; None: not known

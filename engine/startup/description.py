@@ -18,6 +18,7 @@ from engine.wording import counted
 from models.architecture.kv_layout import KVLayout, kv_dtype_name
 from models.decoder import Decoder
 from models.loaded_model import LoadedModel
+from models.system.cuda import device_uuid
 from models.system.memory import is_host
 from models.tokenizer.assets import TokenizerAssets
 from models.training.trainable_layers import layer_kinds, trainable_layers
@@ -40,6 +41,7 @@ def describe_model(
     return EngineInfo(
         architecture=model.architecture,
         device=str(model.device),
+        gpu_uuid=device_uuid(model.device),
         dtype=_dtype_name(model),
         kv_cache_dtype=_kv_dtype_name(model),
         vocab_size=model.vocab_size,

@@ -23,6 +23,7 @@ from models.loaded_model import LoadedModel
 from models.pooling.scheme import PoolingScheme
 from models.pooling.traits import PoolingTraits
 from models.progress import ProgressReport
+from models.system.cuda import device_uuid
 
 _POOLINGS = {Pooling.MEAN: TokenPooling.MEAN, Pooling.CLS: TokenPooling.CLS, Pooling.LAST: TokenPooling.LAST}
 _WARM_UP_TEXTS = (16, 64, 256)  # tokens; the time of the last is the first estimate of the speed
@@ -174,6 +175,7 @@ def _engine_info(config: EngineConfig, model: LoadedModel, info: PoolingInfo, st
     return EngineInfo(
         architecture=model.architecture,
         device=str(model.device),
+        gpu_uuid=device_uuid(model.device),
         dtype=dtype,
         vocab_size=model.vocab_size,
         max_model_len=info.max_input_tokens,

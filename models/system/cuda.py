@@ -50,6 +50,11 @@ def device_properties(index: int) -> CudaDevice:
     return CudaDevice(properties.name, capability, properties.total_memory, properties.multi_processor_count)
 
 
+def device_uuid(device: torch.device) -> str | None:
+    """Return the UUID of a CUDA device, by which NVIDIA's tools find it whatever its number; None for other devices."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
 def make_current(index: int) -> None:
     """Make a device the one of calls that name none."""
     torch.cuda.set_device(index)

@@ -12,6 +12,7 @@ from engine.errors import EngineUnavailable
 from engine.protocol import StepStats
 from server.errors import TooManyWatchers
 from server.live.frames import Blocks, EngineFrame, FrameBuilder
+from server.live.gpus import GpuFigures, Gpus
 from server.live.history import History
 from server.live.pace import Pace
 from server.live.request_table import Latencies, RequestTable
@@ -49,6 +50,7 @@ class Frame(msgspec.Struct, frozen=True):
     open: list[LiveRequest]
     recent: list[LiveRequest] | None  # newest first; None if unchanged since the previous frame
     latencies: Latencies
+    gpu: GpuFigures | None = None  # that the engine computes on; None without one, or without figures
 
 
 class LiveFeed:
@@ -59,12 +61,14 @@ class LiveFeed:
         client: EngineClient,
         overview: Callable[[], list[ModelSummary]] = list,
         history: History | None = None,
+        gpus: Gpus | None = None,
     ) -> None:
         """overview: returns a summary of each model; nothing if the server has one model. history: gets all
-        steps."""
+        steps. gpus: figures of the server's GPUs."""
         self.requests = RequestTable(client)
         self.pace = Pace()
         self._history = history
+        self._gpus = gpus or Gpus()
         self._overview = overview
         self._client = client
         self._watchers: set[asyncio.Queue[bytes]] = set()
@@ -156,6 +160,7 @@ class LiveFeed:
             open=self.requests.open(),
             recent=recent,
             latencies=self.requests.latencies(now_ms),
+            gpu=self._gpus.of(self._gpu_uuid),
         )
         return msgspec.json.encode(frame)
 
@@ -165,6 +170,13 @@ class LiveFeed:
             return self._client.info.pooling is not None
         except EngineUnavailable:  # not loaded yet
             return False
+
+    @property
+    def _gpu_uuid(self) -> str | None:
+        try:
+            return self._client.info.gpu_uuid
+        except EngineUnavailable:  # not loaded yet
+            return None
 
     def _work(self, builder: FrameBuilder) -> EngineFrame:
         work = builder.take()

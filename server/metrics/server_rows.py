@@ -76,6 +76,27 @@ _PULLS: tuple[MetricSpec, ...] = (
     ),
 )
 
+_GPUS: tuple[MetricSpec, ...] = (
+    gauge(
+        "gpu_memory_used_bytes",
+        "Memory in use of a GPU that an engine computes on, by all programs. Metrics of GPUs need headrace[gpu].",
+        labels=("gpu",),
+    ),
+    gauge("gpu_memory_total_bytes", "Memory of the GPU.", labels=("gpu",)),
+    gauge(
+        "gpu_utilization_perc",
+        "Share of the driver's last sample, of up to a second, in which any kernel ran on the GPU; 1 is all.",
+        labels=("gpu",),
+    ),
+    gauge("gpu_power_watts", "Power that the GPU draws.", labels=("gpu",)),
+    counter(
+        "gpu_energy_joules_total",
+        "Energy that the GPU has used since the server's start. Divided by generation_tokens_total, it is the energy "
+        "of a token.",
+        labels=("gpu",),
+    ),
+)
+
 _HTTP_LABELS = ("method", "route", "status")
 
 _SERVER: tuple[MetricSpec, ...] = (
@@ -165,5 +186,6 @@ SERVER_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
     "Files and batches": _BATCHES,
     "Fine-tuning": _FINETUNING,
     "Pulls": _PULLS,
+    "GPUs": _GPUS,
     "Server": _SERVER,
 }

@@ -59,6 +59,11 @@ class ServedModels:
         adapters = (each.name for each in self.adapters if each.is_for(caller))
         return (*(name for model in self._models for name in model.visible_names), *adapters)
 
+    def gpu_uuids(self) -> set[str]:
+        """Return the UUIDs of the GPUs that the engines computed on, as `EngineInfo.gpu_uuid`."""
+        infos = (model.info for model in self._models)
+        return {info.gpu_uuid for info in infos if info is not None and info.gpu_uuid is not None}
+
     def find(self, name: str | None) -> ServedModel:
         """Return the model or adapter that the caller's request names, by default the first model. Raises
         ModelNotFound."""

@@ -75,6 +75,7 @@ def screen(frames: Mapping[str, Mapping[str, Any]]) -> Group:
     for name, frame in frames.items():
         lines.append(Text.assemble((f"{name}  ", "bold"), summary(frame)) if len(frames) > 1 else summary(frame))
         lines += _latencies(frame["latencies"])
+        lines += _gpu(frame)
     requests = [{**each, "model": name} for name, frame in frames.items() for each in open_requests(frame)]
     requests += [{**each, "model": name} for name, frame in frames.items() for each in frame["recent"]]
     return Group(*lines, Text(""), requests_table(requests, has_models=len(frames) > 1))
@@ -86,3 +87,18 @@ def _latencies(latencies: Mapping[str, Any]) -> Iterator[Text]:
             p50, p90, p99 = (f"{value * 1000:.0f}" for value in values)
             num_requests = counted(latencies["num_requests"], "request")
             yield Text(f"{name}: p50 {p50} ms, p90 {p90} ms, p99 {p99} ms of {num_requests}")
+
+
+def _gpu(frame: Mapping[str, Any]) -> Iterator[Text]:
+    if not (gpu := frame.get("gpu")):  # older servers have none
+        return
+    parts = [gpu["name"]]
+    if gpu["busy"] is not None:
+        parts.append(f"{gpu['busy']:.0%} busy")
+    if gpu["memory_used"] is not None:
+        parts.append(f"{gpu['memory_used'] / 2**30:.1f} of {gpu['memory_total'] / 2**30:.1f} GiB in use")
+    if gpu["power_w"] is not None:
+        parts.append(f"{gpu['power_w']:.0f} W")
+        if (tokens := frame["work"]["decode_tokens"]) and frame["interval_s"]:
+            parts.append(f"{gpu['power_w'] * frame['interval_s'] / tokens:.2g} J for each written token")
+    yield Text("  ·  ".join(parts))

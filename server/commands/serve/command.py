@@ -33,6 +33,7 @@ from server.commands.serve.stopping import drain_server, run_until_stopped
 from server.config.server import MetricsAlias, ServerConfig
 from server.http.connections.certificates import Certificates
 from server.keys.key_file import read_keys
+from server.live.gpus import watch_gpus
 from server.live.history_file import HistoryFile
 from server.live.machine_watch import watch_machine
 from server.metrics.loop_lag import watch_loop
@@ -180,6 +181,7 @@ async def _background_work(
         *(("activity-log", ActivityLog(each, names_model=names_model).run()) for each in context.models.metrics),
         ("loop-lag", watch_loop(partial(context.metrics.observe, "event_loop_lag_seconds"))),
         ("machine", watch_machine(context.machine, context.history)),
+        ("gpus", watch_gpus(context.gpus, context.models.gpu_uuids, context.metrics)),
         ("watchdog-pulse", manager.pulse()),
         ("jobs", runner.run()),
     ]
