@@ -97,6 +97,7 @@ class Decoder(nn.Module):
             self.num_caching -= 1
         self._device = torch.device("meta")
         self._expert_counts = self._count_experts(torch.device("cpu"))
+        self._linear_operations = compute.ops.linear()
         self._adapters: DecoderAdapters | None = None
         self.on_progress: StepProgress = ignore_progress  # called before each layer
 
@@ -288,7 +289,9 @@ class Decoder(nn.Module):
         return logits
 
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:
-        self._adapters = DecoderAdapters(self.embed, self.adapted_layers(), max_slots, max_rank)
+        self._adapters = DecoderAdapters(
+            self.embed, self.adapted_layers(), max_slots, max_rank, self._linear_operations
+        )
 
     def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
         assert self._adapters is not None, "enable_adapters() comes first"
@@ -300,7 +303,7 @@ class Decoder(nn.Module):
 
     @property
     def adapters_version(self) -> int:
-        """Version that changes when native calls recorded for steps with adapters become invalid."""
+        """Version that changes when recordings of steps with adapters become invalid."""
         return 0 if self._adapters is None else self._adapters.version
 
     def adapted_layers(self) -> dict[str, Linear]:

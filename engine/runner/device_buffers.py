@@ -39,7 +39,7 @@ class DeviceBuffers(BatchBuffers):
     """Buffers on the host that a step copies to a device in one piece, always to the same memory.
 
     Block tables have all their columns in every step. After a step's own rows come rows of padding, each a sequence of
-    its own, for captured steps of more rows: they have no KV slot (-1), and a context of length 0.
+    its own, for captured steps of more rows: they have no KV slot and no adapter (-1), and a context of length 0.
     """
 
     def __init__(self, max_rows: int, tables: DeviceTables, device: torch.device) -> None:
@@ -72,6 +72,7 @@ class DeviceBuffers(BatchBuffers):
         first, most = shape.sequences, self.tables.max_sequences
         self._ints[first + 1 : most + 1] = array("i", range(shape.rows + 1, shape.rows + 1 + most - first))
         self._ints[most + 1 + first : self._num_lengths] = array("i", bytes(4 * (most - first)))
+        self._ints[self._num_lengths + shape.rows :] = array("i", [-1]) * (self.max_rows - shape.rows)
         for index in range(len(self.tables.groups)):
             start = (3 + index) * self.max_rows
             self._longs[start + shape.rows : start + self.max_rows] = array("q", [-1]) * (self.max_rows - shape.rows)

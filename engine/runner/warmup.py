@@ -25,12 +25,14 @@ def warm_up(
     report: Callable[[int, int], None],
     most_tokens: int = 256,
     decode_sizes: Iterable[int] = (),
+    has_adapters: bool = False,
 ) -> WarmUpTimes:
     """Run two prefills and two decode steps of a throw-away sequence; return the durations of the second of each.
 
     The first prefill is short: it absorbs one-time costs, and its duration determines the length of the second, which
     is measured. The runs overwrite the pool's first blocks, so call this before anything is cached. report: called with
     (done, total). most_tokens: of the second prefill. decode_sizes: rows of further decode steps, to run once.
+    has_adapters: whether to run these also with an adapter slot, which is empty.
     """
     sizes = [group.block_size for group in runner.kv_groups if not group.is_state]
     most_tokens = min(most_tokens, num_blocks // len(sizes) * min(sizes)) if sizes else most_tokens
@@ -44,7 +46,8 @@ def warm_up(
         num_tokens = min(most_tokens, max(num_tokens, int(_TRIAL_S / seconds_per_token))) if run == 0 else num_tokens
     decode = PlanItem(trial, num_tokens - 1, 1, num_draft=0, needs_logits=True)
     for size in decode_sizes:  # before the step that is measured
-        run_step(runner, StepPlan([decode] * size))
+        for trial.adapter_slot in (0, -1) if has_adapters else (-1,):
+            run_step(runner, StepPlan([decode] * size))
     decode_s = 0.0
     for run in range(2, 4):
         report(run, 4)

@@ -155,7 +155,7 @@ class StepPlanner:
         for row, (sequence, start, num_new, num_draft, needs_logits) in enumerate(launched.items):
             if sequence.status is SequenceStatus.FINISHED:
                 continue
-            if num_draft or not needs_logits or sequence.grammar is not None or sequence.adapter_slot >= 0:
+            if num_draft or not needs_logits or sequence.grammar is not None:
                 return None
             num_running += 1
             end = start + num_new

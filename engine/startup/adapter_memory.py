@@ -8,7 +8,7 @@ import torch
 from engine.config import EngineConfig
 from engine.runner.kv_budget import format_bytes
 from engine.wording import counted
-from models.linear.adapters.memory import packed_numbers, pair_numbers
+from models.linear.adapters.memory import packed_numbers, pair_numbers, stacked_numbers
 from models.linear.linear import Linear
 from models.system.memory import is_host
 
@@ -19,9 +19,10 @@ _MOST_SHARE = 0.5  # of free memory that is set aside: adapters may be much smal
 
 @dataclass(frozen=True, slots=True)
 class AdapterMemory:
-    """Memory of adapters at the maximum rank, for all layers but embeddings and the output layer.
+    """Memory of adapters at the maximum rank, for all layers but embeddings and, on the host, the output layer.
 
-    Slots hold the adapters in use; copies are adapters as they were read from their files, in host memory.
+    Slots hold the adapters in use; copies are adapters as they were read from their files, in host memory. Slots on a
+    device are allocated with the model, so that a measurement of its memory has counted them.
     """
 
     rank: int
@@ -46,7 +47,7 @@ class AdapterMemory:
 
     def reserved_bytes(self, free_bytes: int) -> int:
         """Return the bytes to set aside for adapters. free_bytes: memory available to the KV cache and adapters."""
-        return min(self.device_bytes, int(free_bytes * _MOST_SHARE))
+        return min(self.device_bytes, int(free_bytes * _MOST_SHARE)) if self.is_on_host else 0
 
     def note(self) -> str:
         """Return a line for the operator that states slots, copies and their memory."""
@@ -58,7 +59,7 @@ class AdapterMemory:
 
     def warning(self, free_bytes: int, kv_bytes: int) -> str | None:
         """Return a warning if adapters and the KV cache do not fit into `free_bytes` together."""
-        if self.device_bytes + kv_bytes <= free_bytes:
+        if not self.is_on_host or self.device_bytes + kv_bytes <= free_bytes:
             return None
         return (
             f"adapters may take {format_bytes(self.device_bytes)}, and beside the KV cache of {format_bytes(kv_bytes)} "
@@ -72,10 +73,13 @@ def adapter_memory(
 ) -> AdapterMemory:
     """Compute the memory of adapters. adapted: a decoder's `adapted_layers`, maybe unallocated. dtype: the slots'."""
     layers = [layer for name, layer in adapted.items() if name != "head"]
+    slot_numbers = packed_numbers(layers, config.max_lora_rank)
+    if not is_host(device):
+        slot_numbers = stacked_numbers(adapted.values(), config.max_lora_rank)
     return AdapterMemory(
         rank=config.max_lora_rank,
         num_slots=config.max_loras,
-        slot_bytes=packed_numbers(layers, config.max_lora_rank) * dtype.itemsize,
+        slot_bytes=slot_numbers * dtype.itemsize,
         num_copies=config.max_adapters_on_host,
         copy_bytes=pair_numbers(layers, config.max_lora_rank) * _COPY_ELEMENT_BYTES,
         is_on_host=is_host(device),

@@ -25,7 +25,7 @@ from engine.protocol import AdapterLoaded, AdapterRefused, EngineInfo, Tokenizer
 from engine.protocol.served_engine import ServedEngine
 from engine.runner.device_memory import DeviceMemory, measure_device
 from engine.runner.executors.graphs import describe_capture
-from engine.runner.kv_budget import KVBudget, plan_kv_budget
+from engine.runner.kv_budget import KVBudget, format_bytes, plan_kv_budget
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
 from engine.runner.warmup import WarmUpTimes, warm_up
@@ -44,6 +44,7 @@ from engine.startup.identity import system_fingerprint
 from engine.startup.load import EngineModels, load_models
 from engine.startup.pooling import build_pooling_engine, check_pooling_options
 from engine.startup.tier import describe_tier, memory_warning, open_tier, reserved_bytes
+from engine.wording import counted
 from models.errors import is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
 from models.linear.adapters.adapter import Adapter
@@ -205,9 +206,19 @@ def _plan_memory(
 
 
 def _enable_adapters(config: EngineConfig, model: LoadedModel) -> AdapterMemory:
-    """Enable adapters in the model; return the memory that they may take."""
-    model.decoder.enable_adapters(config.max_loras, config.max_lora_rank)
-    return adapter_memory(config, model.decoder.adapted_layers(), model.dtype, model.device)
+    """Enable adapters in the model; return the memory that they may take. Raises StartupError if a device lacks it."""
+    memory = adapter_memory(config, model.decoder.adapted_layers(), model.dtype, model.device)
+    try:
+        model.decoder.enable_adapters(config.max_loras, config.max_lora_rank)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise StartupError(
+            f"{counted(config.max_loras, 'adapter slot')} of rank {config.max_lora_rank:,} need "
+            f"{format_bytes(memory.slots_bytes)} on {model.device}, which has less left; lower --max-lora-rank to "
+            "that of your adapters, or --max-loras"
+        ) from error
+    return memory
 
 
 def _warm_runner(
@@ -230,6 +241,7 @@ def _warm_runner(
         most_tokens=min(_targets(model.device).trial_tokens, budget.max_model_len),
         report=lambda done, total: report("warm up", done, total, "steps"),
         decode_sizes=runner.decode_sizes(config.max_num_seqs),
+        has_adapters=config.enable_lora,
     )
     runner.end_warm_up()
     return runner, times

@@ -180,3 +180,18 @@ class LowRankChange:
     b: torch.Tensor  # [rows, r]
     gain: torch.Tensor | None = None  # [rows]
     shift: torch.Tensor | None = None  # [rows]
+
+
+class LowRankStack(NamedTuple):
+    """The LoRA pairs of a layer in all adapter slots, whose addresses do not change with their contents.
+
+    A part is a range of outputs with a pair of its own. Its outputs become gain * y + b (a x) + shift, without scaling
+    a residual. Ranks from `ranks` on are not read. largest_part: the most outputs of a part.
+    """
+
+    a: torch.Tensor  # [slots, parts, most ranks, in]
+    b: torch.Tensor  # [slots, out, most ranks]
+    ranks: torch.Tensor  # [slots, parts] int32, 0 for parts without a pair
+    parts: torch.Tensor  # [parts, 2] int32, first output and number of outputs
+    largest_part: int
+    vectors: torch.Tensor | None = None  # [slots, 2, out] fp32, gains and shifts; None: no adapter has any

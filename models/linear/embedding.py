@@ -2,7 +2,8 @@
 
 import torch
 
-from models.linear.adapters.look_up_bank import LookUpBank
+from models.kernels.torch.linear import LinearOperations
+from models.linear.adapters.look_up_bank import LookUpBank, MaskedLookUpBank
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 
@@ -14,9 +15,13 @@ class Embedding(Linear):
         super().__init__(size, num_rows, has_bias=False, method=method)
         self.look_up_adapters: LookUpBank | None = None
 
-    def enable_look_up_adapters(self) -> None:
-        """Enable adapters in `look_up`. Adapters of the tied output layer are enabled by `enable_adapters`."""
-        self.look_up_adapters = LookUpBank(self.read_rows(0, 1).device)
+    def enable_look_up_adapters(self, operations: LinearOperations) -> None:
+        """Enable adapters in `look_up`. Adapters of the tied output layer are enabled by `enable_adapters`.
+
+        operations: the device's.
+        """
+        bank = MaskedLookUpBank if operations.has_adapter_slots else LookUpBank
+        self.look_up_adapters = bank(self.read_rows(0, 1).device)
 
     def look_up(self, ids: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """Return the embeddings [T, size] of `ids` [T] int64, each below num_rows, in the method's dtype, bf16 or fp32.

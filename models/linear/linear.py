@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from models.kernels.row_input import IDENTITY, Prologue
+from models.kernels.torch.linear import LinearOperations
 from models.linear.adapters.bank import AdapterBank, make_bank
 from models.linear.method import LinearMethod
 
@@ -56,9 +57,9 @@ class Linear(nn.Module):
         """Return (first, count) of a shard's output rows; of the whole layer for None."""
         return (0, self.out_features) if shard is None else self.shards[shard]
 
-    def enable_adapters(self, max_slots: int) -> None:
-        """Add adapter slots 0 .. max_slots - 1. Called once, after the weights are loaded."""
-        self.adapters = make_bank(self, max_slots)
+    def enable_adapters(self, max_slots: int, max_rank: int, operations: LinearOperations) -> None:
+        """Add adapter slots 0 .. max_slots - 1. Called once, after the weights are loaded. operations: the device's."""
+        self.adapters = make_bank(self, max_slots, max_rank, operations)
 
     def read_rows(self, first: int, count: int) -> torch.Tensor:
         """Return rows first .. first + count - 1 of the weight, dequantized: [count, in] fp32."""

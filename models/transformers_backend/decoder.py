@@ -57,6 +57,7 @@ class TransformersDecoder(nn.Module):
             if isinstance(module, ForeignLinear | ForeignEmbedding):
                 module.step = self._step
         self._adapter_modules = adapter_modules(model)
+        self._linear_operations = compute.ops.linear()
         self._adapters: DecoderAdapters | None = None
         self.on_progress: StepProgress = ignore_progress  # called before each layer's attention
         self.body = model.base_model
@@ -143,7 +144,7 @@ class TransformersDecoder(nn.Module):
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:
         embed = dict(self._adapter_modules.values()).get("embed")
         assert embed is None or isinstance(embed, Embedding)
-        self._adapters = DecoderAdapters(embed, self.adapted_layers(), max_slots, max_rank)
+        self._adapters = DecoderAdapters(embed, self.adapted_layers(), max_slots, max_rank, self._linear_operations)
 
     def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
         assert self._adapters is not None, "enable_adapters() comes first"

@@ -244,11 +244,16 @@ def test_grammars_and_other_requests_share_steps_that_are_not_launched_ahead() -
     assert 0 < run.runner.num_fed < 11
 
 
-def test_requests_with_adapters_are_not_planned_ahead() -> None:
-    run = SchedulerRun(make_config(num_adapter_slots=1), feeds=True)
-    request = make_request("r", make_prompt(5), adapter=make_adapter("a"), ignore_eos=True)
-    assert run.run([request]).ids["r"] == expected_ids(request)
-    assert run.runner.num_fed == 0
+def test_requests_with_adapters_are_planned_ahead_while_their_slots_get_others() -> None:
+    run = SchedulerRun(make_config(num_adapter_slots=2), feeds=True)
+    requests = [
+        make_request(name, make_prompt(5), adapter=make_adapter(name), max_tokens=4 + 3 * number, ignore_eos=True)
+        for number, name in enumerate("abc")
+    ]
+    transcript = run.run([*requests, *requests_of(9)])
+    for request in requests:
+        assert transcript.ids[request.id] == expected_ids(request)
+    assert run.runner.num_fed > 4
 
 
 def test_batches_are_planned_ahead_and_yield_to_a_client() -> None:

@@ -4,17 +4,19 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.coded_weight import CodedWeight
+from models.kernels.operands import LowRankStack
 from models.kernels.row_input import Prologue
 
 
 class LinearOperations:
     """Operations of linear layers in torch; the base class of implementations by kernels.
 
-    has_codes: whether `multiply_codes` and `dequantize_codes` exist. multiplies_fp8: whether torch multiplies rows and
-    weights in fp8, with a scale for each row of both.
+    has_codes: whether `multiply_codes` and `dequantize_codes` exist. has_adapter_slots: whether `add_low_rank` exists.
+    multiplies_fp8: whether torch multiplies rows and weights in fp8, with a scale for each row of both.
     """
 
     has_codes = False
+    has_adapter_slots = False
     multiplies_fp8 = False
 
     def prepare(self, x: torch.Tensor, prologue: Prologue, dtype: torch.dtype) -> torch.Tensor:
@@ -62,4 +64,19 @@ class LinearOperations:
         count: int = 0,
     ) -> torch.Tensor:
         """Return rows `ids` [n] of the weight, or rows first .. first + count - 1, in `dtype`."""
+        raise NotImplementedError
+
+    def add_low_rank(
+        self,
+        rows: torch.Tensor,
+        slots: torch.Tensor,
+        stack: LowRankStack,
+        out: torch.Tensor,
+        residual: torch.Tensor | None,
+    ) -> None:
+        """Apply the adapter of each row's slot to `out` [T, out], in place, without making the host wait.
+
+        rows: [T, in], the layer's input in the stack's dtype. slots: [T] int32, -1 for rows without an adapter.
+        residual: [T, out], which is in `out`, and is not scaled by gains; needed only if the stack has vectors.
+        """
         raise NotImplementedError

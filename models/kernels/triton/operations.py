@@ -6,13 +6,14 @@ import torch
 import triton
 
 from models.kernels.coded_weight import CodedWeight
-from models.kernels.operands import ExpertLayer
+from models.kernels.operands import ExpertLayer, LowRankStack
 from models.kernels.ops import Experts, GateRows, JoinRows, OnCompiled, Operations, PrepareRows
 from models.kernels.row_input import InputKind, Prologue
 from models.kernels.torch.linear import LinearOperations
 from models.kernels.triton.activation import activate_rows, gate_rows
 from models.kernels.triton.codes import dequantize_codes, multiply_codes
 from models.kernels.triton.experts import GroupedExperts, takes_grouped
+from models.kernels.triton.low_rank import add_low_rank
 from models.kernels.triton.norm import MAX_COLUMNS, join_rows, norm_rows
 
 _NORMS = (InputKind.RMS_NORM, InputKind.LAYER_NORM)
@@ -64,6 +65,7 @@ class TritonLinearOperations(LinearOperations):
     """Operations of linear layers on a GPU: norms and activations in one kernel each, dense products by torch."""
 
     has_codes = True
+    has_adapter_slots = True
 
     def __init__(self, wide_product: WideProduct, *, multiplies_fp8: bool) -> None:
         self._wide_product, self.multiplies_fp8 = wide_product, multiplies_fp8
@@ -113,6 +115,16 @@ class TritonLinearOperations(LinearOperations):
         count: int = 0,
     ) -> torch.Tensor:
         return dequantize_codes(weight, dtype, ids=ids, first=first, count=count)
+
+    def add_low_rank(
+        self,
+        rows: torch.Tensor,
+        slots: torch.Tensor,
+        stack: LowRankStack,
+        out: torch.Tensor,
+        residual: torch.Tensor | None,
+    ) -> None:
+        add_low_rank(rows, slots, stack, out, residual)
 
 
 def wide_product(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -65,6 +65,26 @@ def grouped_tiles(pairs_per_expert: float, dtype: torch.dtype) -> GroupedTiles:
     return next(tiles for fewest, tiles in reversed(_GROUPED) if pairs_per_expert >= fewest)
 
 
+class LowRankTiles(NamedTuple):
+    """Tile of a product with LoRA pairs. ranks: the most. split: input columns of a program, `columns` in a step."""
+
+    rows: int
+    ranks: int
+    outputs: int
+    columns: int
+    split: int
+
+
+# (fewest rows, tiles) in order; none was timed on a GPU.
+_LOW_RANK = ((0, LowRankTiles(16, 64, 64, 128, 512)), (65, LowRankTiles(64, 64, 64, 64, 1024)))
+
+
+def low_rank_tiles(num_rows: int, dtype: torch.dtype) -> LowRankTiles:
+    """Return the tiles of a product of rows with LoRA pairs in `dtype`."""
+    tiles = next(tiles for fewest, tiles in reversed(_LOW_RANK) if num_rows >= fewest)
+    return tiles if dtype != torch.float32 else tiles._replace(rows=16, ranks=32, outputs=32, columns=32)
+
+
 def tiles_for(kernel: str, sm: int, shape_class: str) -> Tiles:
     """Return the tiles of the newest listed device that is not newer than `sm`; those of a plain class for " codes", if
     it has none."""

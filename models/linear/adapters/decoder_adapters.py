@@ -6,6 +6,7 @@ from typing import Any
 
 from models.errors import AdapterError
 from models.kernels.cpu.arena import HugePageArena
+from models.kernels.torch.linear import LinearOperations
 from models.linear.adapters.adapter import Adapter
 from models.linear.adapters.look_up_bank import LookUpAdapter
 from models.linear.embedding import Embedding
@@ -29,17 +30,24 @@ class DecoderAdapters:
     `set` computes nothing, so that generation does not wait for it.
     """
 
-    def __init__(self, embed: Embedding | None, layers: Mapping[str, Linear], max_slots: int, max_rank: int) -> None:
+    def __init__(
+        self,
+        embed: Embedding | None,
+        layers: Mapping[str, Linear],
+        max_slots: int,
+        max_rank: int,
+        operations: LinearOperations,
+    ) -> None:
         """embed: the token embedding; None if adapters cannot change it. layers: the layers that adapters may change,
-        by name, with their weights loaded."""
+        by name, with their weights loaded. operations: the device's."""
         self._embed = embed
         self._layers = layers
         self._max_slots, self._max_rank = max_slots, max_rank
-        self.version = 0  # changes if steps with adapters need other native calls
+        self.version = 0  # changes if recordings of steps with adapters become invalid
         if embed is not None:
-            embed.enable_look_up_adapters()
+            embed.enable_look_up_adapters(operations)
         for layer in layers.values():
-            layer.enable_adapters(max_slots)
+            layer.enable_adapters(max_slots, max_rank, operations)
 
     def prepare(self, adapter: Adapter) -> PreparedAdapter:
         """Convert an adapter for a slot. Raises AdapterError if its rank exceeds the limit, and MemoryError."""
@@ -62,19 +70,18 @@ class DecoderAdapters:
 
     def set(self, slot: int, prepared: PreparedAdapter | None) -> None:
         assert 0 <= slot < self._max_slots, f"slot {slot} of {self._max_slots}"
-        before = self._layers_with_residuals_last()
+        before = self._variants()
         if self._embed is not None:
             assert self._embed.look_up_adapters is not None
             self._embed.look_up_adapters.set(slot, None if prepared is None else prepared.look_up)
         for name, layer in self._layers.items():
             assert layer.adapters is not None
             layer.adapters.set(slot, None if prepared is None else prepared.layers.get(name))
-        self.version += self._layers_with_residuals_last() != before
+        self.version += self._variants() != before
 
-    def _layers_with_residuals_last(self) -> list[str]:
-        """Return the names of layers with `residual_last_slots`, since these layers need other native calls."""
-        return [
-            name
-            for name, layer in self._layers.items()
-            if layer.adapters is not None and layer.adapters.residual_last_slots
-        ]
+    def _variants(self) -> list[object]:
+        """Return the variants of all banks."""
+        look_up = None if self._embed is None else self._embed.look_up_adapters
+        banks = (layer.adapters for layer in self._layers.values())
+        of_layers = [None if bank is None else bank.variant for bank in banks]
+        return [None if look_up is None else look_up.variant, *of_layers]

@@ -24,6 +24,11 @@ class LookUpBank:
         self._device = device
         self._adapters: dict[int, LookUpAdapter] = {}
 
+    @property
+    def variant(self) -> object:
+        """A value that changes when steps with adapters read other memory: see AdapterBank."""
+        return None  # steps compute the look-up anew
+
     def prepare(self, adapter: LayerAdapter) -> LookUpAdapter:
         pairs = []
         for pair in adapter.pairs:
@@ -37,12 +42,29 @@ class LookUpBank:
             self._adapters[slot] = prepared
 
     def adapt(self, ids: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-        """Apply the adapter of each row's slot to the embeddings `rows` [T, d] of `ids`, in place."""
+        """Apply the adapter of each row's slot to the embeddings `rows` [T, d] of `ids`; may overwrite them."""
         for slot, indices in rows_by_slot(slots, tuple(self._adapters)):
-            adapter = self._adapters[slot]
-            if adapter.weight is not None:
-                rows[indices] = F.embedding(ids[indices], adapter.weight).to(rows.dtype)
-            for a, b in adapter.pairs:
-                product = F.linear(F.embedding(ids[indices], a).to(torch.float32), b)
-                rows[indices] = (rows[indices] + product).to(rows.dtype)
+            rows[indices] = _adapted(ids[indices], rows[indices], self._adapters[slot])
         return rows
+
+
+class MaskedLookUpBank(LookUpBank):
+    """A LookUpBank that computes each adapter for all rows, so that the host need not know which ones have it."""
+
+    @property
+    def variant(self) -> tuple[LookUpAdapter, ...]:
+        return tuple(self._adapters.values())
+
+    def adapt(self, ids: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        for slot, adapter in self._adapters.items():
+            rows = torch.where((slots == slot).unsqueeze(-1), _adapted(ids, rows, adapter), rows)
+        return rows
+
+
+def _adapted(ids: torch.Tensor, rows: torch.Tensor, adapter: LookUpAdapter) -> torch.Tensor:
+    """Return the embeddings `rows` [n, d] of `ids` with an adapter."""
+    if adapter.weight is not None:
+        rows = F.embedding(ids, adapter.weight).to(rows.dtype)
+    for a, b in adapter.pairs:
+        rows = (rows + F.linear(F.embedding(ids, a).to(torch.float32), b)).to(rows.dtype)
+    return rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from models.linear.adapters.stacked_bank import stacked_rank
 from models.linear.linear import Linear
 
 _RANKS = 16  # of a packed block
@@ -21,6 +22,12 @@ def packed_numbers(layers: Iterable[Linear], rank: int) -> int:
         ranks = -(-even_rank * len(sizes) // _RANKS) * _RANKS
         total += ranks * layer.in_features + even_rank * sum(sizes)
     return total
+
+
+def stacked_numbers(layers: Iterable[Linear], rank: int) -> int:
+    """Return the number of values in a slot of a GPU's banks, which have room for pairs of this rank in all shards."""
+    padded = stacked_rank(rank)
+    return sum(padded * (len(shard_sizes(layer)) * layer.in_features + layer.out_features) for layer in layers)
 
 
 def shard_sizes(layer: Linear) -> list[int]:

@@ -49,6 +49,10 @@ class NativeBank:
         is_added_last = packed.takes_adapters and required_library().level != "amx"
         return () if is_added_last else tuple(self._gain_slots)
 
+    @property
+    def variant(self) -> bool:
+        return bool(self.residual_last_slots)
+
     def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> NativeAdapter:
         pairs = [computed_pair(self._layer, pair) for pair in adapter.pairs]
         weight = None

@@ -30,6 +30,7 @@ class TorchBank:
         self._dtype = dtype
         self._adapters: dict[int, TorchAdapter] = {}
         self.residual_last_slots: tuple[int, ...] = ()
+        self.variant = None  # steps with this bank are not recorded
 
     def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> TorchAdapter:  # noqa: ARG002
         device = self._layer.read_rows(0, 1).device

@@ -17,6 +17,8 @@ def test_slots_and_copies_are_counted() -> None:
 def test_on_a_gpu_the_copies_are_elsewhere() -> None:
     on_gpu = AdapterMemory(rank=64, num_slots=8, slot_bytes=MIB, num_copies=16, copy_bytes=2 * MIB, is_on_host=False)
     assert (on_gpu.total_bytes, on_gpu.device_bytes) == (_TOTAL, 8 * MIB)
+    assert on_gpu.reserved_bytes(1000 * MIB) == 0  # slots are allocated before the device's memory is measured
+    assert on_gpu.warning(60 * MIB, 60 * MIB) is None
 
 
 def test_no_more_than_half_of_what_is_free_is_set_aside() -> None:

@@ -14,6 +14,7 @@ from engine.startup.build import build_engine
 from models.errors import CheckpointError, ModelError, SettingError, SourceError, UnsupportedModelError
 from models.kernels.cpu.library import kernel_library
 from models.weight_cache.cache import WeightCache
+from tests.helpers.loaded import load_random
 from tests.helpers.model_folders import write_model_folder
 
 SHORTAGES = [
@@ -35,6 +36,17 @@ def test_a_memory_shortage_is_reported_with_a_remedy(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(build, "load_models", refuse)
     with pytest.raises(StartupError, match=r"memory ran out.*--kv-cache-memory-bytes.*ulimit -v"):
         _build(threads=1)
+
+
+def test_slots_that_a_device_lacks_memory_for_are_named_with_a_remedy(tmp_path: Path) -> None:
+    model = load_random(write_model_folder(tmp_path / "model"))
+
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.decoder.enable_adapters = refuse  # type: ignore[method-assign]
+    with pytest.raises(StartupError, match=r"8 adapter slots of rank 64 need .* on cpu.*lower --max-lora-rank"):
+        build._enable_adapters(EngineConfig(enable_lora=True), model)
 
 
 def test_a_setting_that_the_models_refuse_is_a_wrong_option(monkeypatch: pytest.MonkeyPatch) -> None:

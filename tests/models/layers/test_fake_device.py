@@ -1,6 +1,6 @@
 """Steps of every decoder on a GPU without memory: nothing waits for the device, and nothing mixes devices."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from unittest.mock import patch
 
@@ -20,6 +20,7 @@ from models.layers.attention.relative_bias import RelativeBias
 from models.layers.recurrence.selective_scan import SelectiveScan
 from models.layers.recurrence.state_space import StateSpace
 from models.layers.residual import OutputScale
+from models.linear.adapters.adapter import Adapter, LayerAdapter, LowRankPair
 from tests.helpers.gpu.fake_device import FakeGPU, NoSynchronization, Synchronization, allocate_fake, fake_gpu
 from tests.helpers.gpu.uncomputed import UncomputedAttention
 from tests.helpers.paged import PagedRun, PagedSequence
@@ -60,19 +61,36 @@ def make_decoder(spec: DecoderSpec, gpu: FakeGPU, kv_dtype: torch.dtype = BF16) 
     return decoder
 
 
-def run_steps(decoder: Decoder, gpu: FakeGPU) -> None:
-    """Compute a step of chunks and one of decodes, without the copy of their inputs."""
+def put_adapter(decoder: Decoder) -> None:
+    """Put an adapter into slot 0: for the embedding and all layers that can have one, with gains and biases, and a
+    weight for the output layer."""
+    decoder.enable_adapters(2, 8)
+    changes = {}
+    for name, layer in decoder.adapted_layers().items():
+        outputs, columns = layer.rows(None)[1], layer.in_features
+        a, b, vector = torch.empty(3, columns), torch.empty(outputs, 3), torch.empty(outputs)
+        weight = torch.empty(outputs, columns) if name == "head" else None
+        changes[name] = LayerAdapter((LowRankPair(0, a, b, 1.0, vector, vector, vector),), weight)
+    embed = decoder.embed
+    a, b = torch.empty(3, embed.out_features), torch.empty(embed.in_features, 3)
+    changes["embed"] = LayerAdapter((LowRankPair(0, a, b, 1.0),))
+    adapter = Adapter(bytes(32), 3, 1.0, (), 0, "", changes)
+    decoder.set_adapter(0, decoder.prepare_adapter(adapter))
+
+
+def run_steps(decoder: Decoder, gpu: FakeGPU, slots: Sequence[int] | None = None) -> None:
+    """Compute a step of chunks and one of decodes, without the copy of their inputs. slots: of three sequences."""
     run = PagedRun(decoder)
     run.device = torch.device("cpu")  # where it makes batches
     sequences = [PagedSequence() for _ in range(3)]
     for lengths in ((5, 1, 7), (1, 1, 1)):
         with unset_fake_temporarily():
-            batch = run.batch([(each, [3] * length) for each, length in zip(sequences, lengths, strict=True)])
+            batch = run.batch([(each, [3] * length) for each, length in zip(sequences, lengths, strict=True)], slots)
         for sequence, length in zip(sequences, lengths, strict=True):
             sequence.num_computed += length
         batch = gpu.copy(batch)
         with NoSynchronization():
-            logits = decoder.logits(decoder(batch, run.kv, batch.logit_rows))
+            logits = decoder.logits(decoder(batch, run.kv, batch.logit_rows), batch.adapter_slots)
         assert logits.shape == (sum(lengths), decoder.spec.vocab_size)
 
 
@@ -121,6 +139,9 @@ def test_no_step_waits_for_the_device(spec: DecoderSpec, gpu: FakeGPU) -> None:
     decoder = make_decoder(spec, gpu)
     with refused_for(reasons_of(spec)):
         run_steps(decoder, gpu)
+    put_adapter(decoder)
+    with refused_for(reasons_of(spec)):
+        run_steps(decoder, gpu, slots=[1, 0, -1])
 
 
 @pytest.mark.parametrize("kv_dtype", [torch.int8, torch.float8_e4m3fn], ids=str)

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as SequenceOf
 from typing import Any
 
 import pytest
@@ -25,8 +26,11 @@ from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.attention.base import AttentionBackend
 from models.attention.reference import ReferenceAttention
 from models.attention.triton import TritonAttention
+from models.decoder import Decoder
 from models.kernels.ops import Operations
 from models.kernels.triton.operations import TritonOperations
+from models.linear.adapters.adapter import Adapter, LayerAdapter, LowRankPair
+from models.linear.adapters.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
 from models.system import cuda
 from models.system.cuda import HostCopy
@@ -95,7 +99,8 @@ def replay_and_compute(executor: GraphExecutor, plan: StepPlan, groups: tuple[KV
     batch = build_batch(plan, groups, CPU, executor.buffers)
     hidden = executor.collect(executor.launch(batch, batch.logit_rows)).clone()
     bucket = next(size for size in BUCKETS if size >= len(plan.items))
-    plain = executor._decoder(executor.padded_batch(bucket), executor._kv, None)
+    padded = executor.padded_batch(bucket, has_adapters=batch.adapter_slots is not None)
+    plain = executor._decoder(padded, executor._kv, None)
     assert torch.isfinite(hidden).all()
     assert torch.equal(hidden, plain[: len(plan.items)])
 
@@ -119,14 +124,73 @@ def test_kernels_replay_while_contexts_grow(graphs: list[SimulatedGraph], size: 
     assert len(graphs) == 1
 
 
+def adapter_for(decoder: Decoder, seed: int, *, has_gain: bool = False) -> PreparedAdapter:
+    """An adapter of all layers, with another rank for each seed."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * shape[-1] ** -0.5
+
+    changes = {}
+    for name, layer in decoder.adapted_layers().items():
+        outputs = layer.rows(None)[1]
+        gain = 1.0 + random(outputs) if has_gain else None
+        pair = LowRankPair(0, random(2 + seed, layer.in_features), random(outputs, 2 + seed), 1.0, None, gain, gain)
+        changes[name] = LayerAdapter((pair,))
+    return decoder.prepare_adapter(Adapter(bytes(32), 2 + seed, 1.0, (), 0, "", changes))
+
+
+def adapted_plan(slots: SequenceOf[int], seed: int) -> StepPlan:
+    plan = decode_plan(len(slots), seed)
+    for item, slot in zip(plan.items, slots, strict=True):
+        item.sequence.adapter_slot = slot
+    return plan
+
+
+def test_graphs_with_adapters_replay_while_slots_get_others(graphs: list[SimulatedGraph]) -> None:
+    """Rows of padding have none. A gain, which no adapter had before, needs another graph."""
+    executor, groups = make_executor(make_model(TorchAttention(), TritonOperations(CPU)))
+    decoder = executor._decoder
+    assert isinstance(decoder, Decoder)
+    decoder.enable_adapters(2, 8)
+    with interpreting():
+        replay_and_compute(executor, adapted_plan((0, -1, 1), seed=0), groups)  # both slots are empty
+        decoder.set_adapter(1, adapter_for(decoder, 0))
+        replay_and_compute(executor, adapted_plan((1, 0, 1), seed=1), groups)
+        decoder.set_adapter(0, adapter_for(decoder, 3))
+        decoder.set_adapter(1, adapter_for(decoder, 1))
+        replay_and_compute(executor, adapted_plan((0, 1, -1), seed=2), groups)
+        assert len(graphs) == 1
+        replay_and_compute(executor, decode_plan(3, seed=3), groups)
+        assert len(graphs) == 2
+        decoder.set_adapter(0, adapter_for(decoder, 2, has_gain=True))
+        replay_and_compute(executor, adapted_plan((0, -1, 1), seed=4), groups)
+        decoder.set_adapter(1, None)
+        replay_and_compute(executor, adapted_plan((1, 0, -1), seed=5), groups)
+    assert len(graphs) == 3
+    assert {key.has_adapters for key in executor._graphs} == {False, True}
+
+
+def test_the_warm_up_captures_steps_with_adapters_too(graphs: list[SimulatedGraph]) -> None:
+    _, runner = make_engine(make_model(TorchAttention()), CudaGraphs(CPU))
+    sizes = runner.decode_sizes(9)
+    warm_up(
+        runner,
+        num_blocks=NUM_BLOCKS,
+        report=lambda *_: None,
+        most_tokens=16,
+        decode_sizes=sizes,
+        has_adapters=True,
+    )
+    assert len(graphs) == 2 * len(sizes)
+
+
 def test_other_steps_run_without_graphs(graphs: list[SimulatedGraph]) -> None:
     executor, groups = make_executor(make_model(TorchAttention()))
     chunk, decode = decode_plan(1, 0).items[0], decode_plan(1, 1).items[0]
     chunk = chunk._replace(start=0, num_new=chunk.end)
     too_many = StepPlan(decode_plan(MAX_ROWS + 1, 2).items)
-    adapted = decode_plan(1, 3)
-    adapted.items[0].sequence.adapter_slot = 0
-    for plan in (StepPlan([chunk, decode]), too_many, adapted):
+    for plan in (StepPlan([chunk, decode]), too_many):
         batch = build_batch(plan, groups, CPU, executor.buffers)
         pending = executor.launch(batch, batch.logit_rows)
         assert pending.is_representative
