@@ -113,6 +113,7 @@ class ForwardBatch:
     token_ids: [T] int64. positions: [T] int64. cu_seqlens_q: [S + 1] int32, row offsets of each sequence.
     seq_lens: [S] int32, context length of each sequence after this step (its rows included).
     logit_rows: [L] int64, rows whose logits are needed.
+    logit_lens: [S] number of each sequence's logit rows, which are its last rows, on the host; None if not known.
     adapter_slots: [T] int32, the slot of each row's adapter (`ModelDecoder.set_adapter`), -1 for rows without one; None
     if no row has one.
     distance_bias: set by the decoder before its layers run, if attention has a bias by distance.
@@ -130,6 +131,7 @@ class ForwardBatch:
     logit_rows: torch.Tensor
     query_lens: tuple[int, ...]  # [S] rows of each sequence
     context_lens: tuple[int, ...]  # [S] seq_lens
+    logit_lens: tuple[int, ...] | None = None
     adapter_slots: torch.Tensor | None = None
     token_type_ids: torch.Tensor | None = None  # [T] int64; None: all 0, or the model has no types
     distance_bias: DistanceBias | None = None
@@ -153,6 +155,8 @@ def narrow_batch(batch: ForwardBatch, output_rows: torch.Tensor) -> NarrowedBatc
     Sequences without output rows are left out. For layers that write no keys, values and states: rows after a
     sequence's last output row are in the cache, but causal attention does not see them.
     """
+    if output_rows is batch.logit_rows and batch.logit_lens is not None and max(batch.logit_lens) <= 1:
+        return _narrowed_to_last_rows(batch, batch.logit_lens)
     numbers = output_rows.tolist()
     ends = list(itertools.accumulate(batch.query_lens))
     first: dict[int, int] = {}  # of each sequence with output rows
@@ -171,20 +175,43 @@ def narrow_batch(batch: ForwardBatch, output_rows: torch.Tensor) -> NarrowedBatc
         torch.tensor(indices, dtype=torch.int64, device=device) for indices in (rows, list(first), order)
     )
     narrowed = dataclasses.replace(
-        batch,
-        token_ids=batch.token_ids[kept],
-        positions=batch.positions[kept],
+        _rows_of_sequences(batch, kept, sequences),
         cu_seqlens_q=torch.tensor([0, *itertools.accumulate(lengths)], device=device, dtype=torch.int32),
         seq_lens=torch.tensor(contexts, device=device, dtype=torch.int32),
-        groups=tuple(_narrowed(group, kept, sequences) for group in batch.groups),
         logit_rows=kept_outputs,
         query_lens=tuple(lengths),
         context_lens=tuple(contexts),
-        adapter_slots=None if batch.adapter_slots is None else batch.adapter_slots[kept],
-        token_type_ids=None if batch.token_type_ids is None else batch.token_type_ids[kept],
-        layer_inputs=None if batch.layer_inputs is None else batch.layer_inputs[kept],
     )
     return NarrowedBatch(narrowed, kept, None if order == list(range(len(rows))) else kept_outputs)
+
+
+def _narrowed_to_last_rows(batch: ForwardBatch, logit_lens: tuple[int, ...]) -> NarrowedBatch:
+    """Narrow to the last row of each sequence with logits, by operators that need no copy from or to the host."""
+    rows = batch.logit_rows
+    sequences = torch.searchsorted(batch.cu_seqlens_q[1:], rows, right=True)
+    narrowed = dataclasses.replace(
+        _rows_of_sequences(batch, rows, sequences),
+        cu_seqlens_q=torch.arange(len(rows) + 1, device=rows.device, dtype=torch.int32),
+        seq_lens=batch.seq_lens[sequences],
+        logit_rows=torch.arange(len(rows), device=rows.device),
+        query_lens=(1,) * len(rows),
+        context_lens=tuple(itertools.compress(batch.context_lens, logit_lens)),
+    )
+    return NarrowedBatch(narrowed, rows, None)
+
+
+def _rows_of_sequences(batch: ForwardBatch, rows: torch.Tensor, sequences: torch.Tensor) -> ForwardBatch:
+    """Return the batch with only these rows and sequences, [n] int64 each, and the lengths as they were."""
+    return dataclasses.replace(
+        batch,
+        token_ids=batch.token_ids[rows],
+        positions=batch.positions[rows],
+        groups=tuple(_narrowed(group, rows, sequences) for group in batch.groups),
+        logit_lens=None,
+        adapter_slots=None if batch.adapter_slots is None else batch.adapter_slots[rows],
+        token_type_ids=None if batch.token_type_ids is None else batch.token_type_ids[rows],
+        layer_inputs=None if batch.layer_inputs is None else batch.layer_inputs[rows],
+    )
 
 
 def _narrowed(group: GroupBatch, rows: torch.Tensor, sequences: torch.Tensor) -> GroupBatch:

@@ -47,6 +47,7 @@ def build_batch(
             for index, group in enumerate(groups)
         ),
         logit_rows=tensors.logit_rows,
+        logit_lens=tuple([num_draft + 1 if needs else 0 for _, _, _, num_draft, needs in plan.items]),
         query_lens=tuple(rows.query_lens),
         context_lens=tuple(rows.context_lens),
         adapter_slots=None if rows.adapter_slots is None else tensors.adapter_slots,

@@ -1,5 +1,6 @@
 """Layers that read the keys and values of earlier ones: rows that need no logits stop before them."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from models.forward.packed import PackedForward
 from models.loading.open import open_model
 from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import load_folder, random_model, save_model
+from tests.helpers.gpu.fake_device import NoSynchronization
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.models.families.gemma3n_variants import GEMMA3N_VARIANTS
 from tests.models.families.gemma4_variants import GEMMA4_VARIANTS, gemma4
@@ -102,6 +104,25 @@ def test_narrowed_batch_ends_where_its_rows_end() -> None:
     assert (narrowed.token_ids.tolist(), narrowed.positions.tolist()) == ([1, 2, 7], [6, 7, 2])
     assert torch.equal(narrowed.groups[0].block_tables, tables[[0, 2]])
     assert narrow_batch(batch, torch.tensor([3, 8])).output_rows is None
+
+
+def test_a_batch_is_narrowed_to_its_last_rows_without_reading_them() -> None:
+    tables = torch.arange(12, dtype=torch.int32).view(3, 4)
+    batch = forward_batch(range(9), [4, 2, 3], [tables], block_size=4, device=CPU, starts=[5, 0, 1])
+    batch = dataclasses.replace(batch, logit_rows=torch.tensor([3, 8]), logit_lens=(1, 0, 1))
+    want = narrow_batch(batch, batch.logit_rows.clone())
+
+    with NoSynchronization():
+        got = narrow_batch(batch, batch.logit_rows)
+
+    assert got.output_rows is None
+    for one, other in ((got.batch, want.batch), (got.batch.groups[0], want.batch.groups[0])):
+        for field in dataclasses.fields(one):
+            value, expected = getattr(one, field.name), getattr(other, field.name)
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(value, expected)
+            elif field.name != "groups":
+                assert value == expected, field.name
 
 
 def test_shared_layers_take_no_memory(decoder: Decoder) -> None:
