@@ -179,7 +179,8 @@ class TorchRunner:
         # Rows of a prompt are needed if their log probabilities are requested.
         needs_all_rows = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
         rows = rows_of_plan(plan)
-        masks = self._sampler.masks.start(rows, self._model.vocab_size)
+        grammars, samples_on_device = self._sampler.masks, self._device_sampler is not None
+        masks = grammars.start(rows, self._model.vocab_size, needs_all=samples_on_device)
         try:
             forward = self._executor.launch(batch, None if needs_all_rows else batch.logit_rows)
             logits = tokens = None
@@ -187,7 +188,8 @@ class TorchRunner:
                 slots = None if batch.adapter_slots is None else batch.adapter_slots[batch.logit_rows]
                 hidden = forward.hidden[batch.logit_rows] if needs_all_rows else forward.hidden
                 logits = self._model.decoder.logits(hidden, slots)
-                tokens = None if self._device_sampler is None else self._device_sampler.launch(logits, rows)
+                if self._device_sampler is not None:
+                    tokens = self._device_sampler.launch(logits, rows, lambda: grammars.take(masks))
                 logits = None if tokens is not None else logits
         except BaseException:
             masks.wait()  # the grammars are used again

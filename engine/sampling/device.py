@@ -1,11 +1,12 @@
 """DeviceSampler: samples a step's tokens on a GPU while the host does not wait, and reads all of them in one copy.
 
 The numbers that a step needs of the host (parameters, random numbers, tokens that penalties count) go to the device in
-one copy. The result is that of Sampler, which samples the steps that have a row with other parameters.
+one copy, and the masks of grammars in another. The result is that of Sampler, which samples the steps that have a row
+with other parameters.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,10 +15,10 @@ from engine.protocol import TokenLogprobs
 from engine.sampling.draw import uniform
 from engine.sampling.logprobs import LOGPROB_FLOOR
 from engine.sampling.rows import LogitsRow
-from engine.sampling.sampler import corrupted
+from engine.sampling.sampler import corrupted, refusal
 from engine.scheduling.plan import RowResult
 from models.kernels.torch.draw import draw
-from models.kernels.torch.logits import LogitOperations
+from models.kernels.torch.logits import LogitOperations, masked_logits
 from models.kernels.torch.truncation import TruncationParams, all_weights
 from models.system.cuda import HostCopy, copied_back, staged
 
@@ -33,6 +34,7 @@ class _Inputs(NamedTuple):
     is_sampled: bool  # whether any row is drawn
     is_truncated: bool
     num_top: int | None  # most top tokens of a row with log probabilities; None: no row has any
+    masks: torch.Tensor | None = None  # from GrammarMasks.take
 
     @property
     def params(self) -> torch.Tensor:
@@ -47,9 +49,10 @@ class _Inputs(NamedTuple):
 
 
 class PendingTokens(NamedTuple):
-    """Tokens that a device samples. ids: [L] int64, on the device. numbers: [L, 2 or 3 + 2 * num_top] fp64, on their
-    way to the host: whether the row is finite, its token, the log probability of the token, and those and the ids of
-    the top tokens. counts_tokens: a row has penalties, whose next step counts its token on the host."""
+    """Tokens that a device samples. ids: [L] int64, on the device. numbers: [L, 3 or 4 + 2 * num_top] fp64, on their
+    way to the host: whether the row is finite, whether any token is left to it, its token, the log probability of the
+    token, and those and the ids of the top tokens. counts_tokens: a row has penalties, whose next step counts its token
+    on the host."""
 
     rows: list[LogitsRow]
     ids: torch.Tensor
@@ -62,9 +65,13 @@ class PendingTokens(NamedTuple):
         numbers = self.numbers.read().tolist()
         return [self._result(row, *values) for row, values in zip(self.rows, numbers, strict=True)]
 
-    def _result(self, row: LogitsRow, is_finite: float, token: float, *logprobs: float) -> RowResult:
+    def _result(
+        self, row: LogitsRow, is_finite: float, is_possible: float, token: float, *logprobs: float
+    ) -> RowResult:
         if not is_finite:
             return corrupted()
+        if not is_possible:
+            return refusal(row)
         token_id, wanted = int(token), row.sampling.logprobs
         if wanted is None or self.num_top is None:
             return RowResult([token_id])
@@ -75,8 +82,8 @@ class PendingTokens(NamedTuple):
 
 
 class DeviceSampler:
-    """Samples rows with temperature, top-k, top-p, min-p, penalties, biases and log probabilities. Keeps the tokens
-    that each sequence's penalties count until `release`."""
+    """Samples rows with temperature, top-k, top-p, min-p, penalties, biases, grammars and log probabilities. Keeps the
+    tokens that each sequence's penalties count until `release`."""
 
     def __init__(self, vocab_size: int, device: torch.device, ops: LogitOperations) -> None:
         self._vocab_size, self._device, self._ops = vocab_size, device, ops
@@ -85,16 +92,26 @@ class DeviceSampler:
     def release(self, sequence_id: str) -> None:
         self._edits.pop(sequence_id, None)
 
-    def launch(self, logits: torch.Tensor, rows: list[LogitsRow]) -> PendingTokens | None:
+    def launch(
+        self,
+        logits: torch.Tensor,
+        rows: list[LogitsRow],
+        take_masks: Callable[[], torch.Tensor | None] = lambda: None,
+    ) -> PendingTokens | None:
         """Start sampling a token for each row of logits [L, V] fp32, which stay as they are. Return None if a row has
-        parameters that Sampler alone takes."""
+        parameters that Sampler alone takes. take_masks: GrammarMasks.take, for masks of all rows with a grammar; the
+        device computes the logits meanwhile."""
         if not all(map(_is_taken, rows)):
             return None
         inputs = self.inputs(rows)
-        inputs = inputs._replace(numbers=staged(inputs.numbers, self._device).to(self._device, non_blocking=True))
+        masks = take_masks()
+        inputs = inputs._replace(numbers=self._sent(inputs.numbers), masks=None if masks is None else self._sent(masks))
         ids, numbers = self.sampled(logits, inputs)
         counts_tokens = any(row.sampling.has_penalties for row in rows)
         return PendingTokens(rows, ids, copied_back(numbers), inputs.num_top, counts_tokens)
+
+    def _sent(self, host: torch.Tensor) -> torch.Tensor:
+        return staged(host, self._device).to(self._device, non_blocking=True)
 
     def inputs(self, rows: Sequence[LogitsRow]) -> _Inputs:
         """Collect the host's numbers for the rows."""
@@ -128,7 +145,11 @@ class DeviceSampler:
         edited = logits
         if inputs.has_edits:
             edited = self._edited(logits, inputs, presence.float(), frequency.float())
-            _, chosen = self._ops.best_ids(edited)
+        if inputs.masks is not None:
+            rows = inputs.masks[:, 0].long()
+            edited = edited.index_copy(0, rows, masked_logits(edited[rows], inputs.masks[:, 1:]))
+        if edited is not logits:
+            best_values, chosen = self._ops.best_ids(edited)
         if inputs.is_sampled:
             is_drawn = temperature > 0.0
             scaled = edited / torch.where(is_drawn, temperature, 1.0).float().unsqueeze(-1)
@@ -136,7 +157,7 @@ class DeviceSampler:
             chosen = torch.where(is_drawn, draw(all_weights(scaled, limits), uniforms), chosen)
         # A row that is not finite may draw any number, and the next step, launched before this is read, looks it up.
         chosen = chosen.clamp(0, self._vocab_size - 1)
-        columns = [is_finite.double().unsqueeze(-1), chosen.double().unsqueeze(-1)]
+        columns = [each.double().unsqueeze(-1) for each in (is_finite, best_values != -torch.inf, chosen)]
         if inputs.num_top is not None:
             log_total = self._ops.log_sums(logits).unsqueeze(-1)
             top_values, top_ids = self._ops.top_ids(logits, inputs.num_top)
@@ -197,4 +218,4 @@ def _is_taken(row: LogitsRow) -> bool:
     p = row.sampling
     others = p.dry, p.bad_words, p.min_tokens, p.xtc, p.mirostat, p.top_n_sigma, p.logprob_token_ids
     is_plain = p.allowed_token_ids is None and p.typical_p == 1.0 and not any(others)
-    return is_plain and not row.draft and row.grammar is None and row.thinking is None
+    return is_plain and not row.draft and row.thinking is None

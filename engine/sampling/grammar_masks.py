@@ -28,10 +28,27 @@ class GrammarMasks:
         self._num_rows = 0
         self._seconds = 0.0
 
-    def start(self, rows: list[LogitsRow], vocab_size: int) -> PendingMasks:
-        """Start computing the masks that `apply` will need for these rows. vocab_size: the logits' width."""
-        needed = [index for index, row in enumerate(rows) if row.grammar is not None and _needs_mask(row, row.grammar)]
+    def start(self, rows: list[LogitsRow], vocab_size: int, *, needs_all: bool = False) -> PendingMasks:
+        """Start computing the masks that `apply` will need for these rows. vocab_size: the logits' width. needs_all:
+        whether `take` will need those of all rows with a grammar."""
+        needed = [
+            index
+            for index, row in enumerate(rows)
+            if row.grammar is not None and (needs_all or _needs_mask(row, row.grammar))
+        ]
         return self._ahead.start(rows, needed, vocab_size)
+
+    def take(self, ahead: PendingMasks) -> torch.Tensor | None:
+        """Wait for the masks from `start`, and count them: [n, 1 + W] int32, the row's index before its mask; None if
+        there are none. The tensor is the caller's."""
+        start_s = time.perf_counter()
+        mask_of_row, masks = ahead.take()
+        if masks is None:
+            return None
+        self._num_rows += len(masks)
+        self._seconds += time.perf_counter() - start_s
+        indices = np.fromiter(mask_of_row, dtype=np.int32, count=len(masks))
+        return torch.from_numpy(np.column_stack((indices, masks.view(np.int32))))
 
     def apply(
         self,

@@ -211,11 +211,12 @@ def _refusals(results: list[RowResult], rows: list[LogitsRow], impossible_rows: 
     for result, start in zip(results, first_rows(rows), strict=True):
         needed = range(start, start + len(result.token_ids))
         impossible = next((rows[index] for index in needed if index in impossible_rows), None)
-        refused.append(result if impossible is None else _refusal(impossible))
+        refused.append(result if impossible is None else refusal(impossible))
     return refused
 
 
-def _refusal(row: LogitsRow) -> RowResult:
+def refusal(row: LogitsRow) -> RowResult:
+    """Return the error result for a row whose parameters rule out every token."""
     names = _banning_parameters(row)
     after = f"at token {row.num_output + 1:,} of the output"
     error = f"{after} no token is left: {' and '.join(names)} rule out all of them together; allow more"

@@ -49,9 +49,14 @@ class LogitOperations:
         """Set logits[rows[i], j] to -inf where bit j of masks[i] is 0. masks: [len(rows), W] int32 on the CPU, 32
         columns a word, the lowest bit first."""
         indices = list(rows)
-        bits = torch.arange(_WORD_BITS, device=logits.device)
-        is_allowed = (masks.to(logits.device).unsqueeze(-1) >> bits & 1).flatten(1)[:, : logits.shape[1]].bool()
-        logits[indices] = logits[indices].masked_fill(~is_allowed, -torch.inf)
+        logits[indices] = masked_logits(logits[indices], masks.to(logits.device))
+
+
+def masked_logits(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return the logits [n, V] with -inf where bit j of masks[i] is 0: as LogitOperations.mask_rows, on any device."""
+    bits = torch.arange(_WORD_BITS, device=logits.device)
+    is_allowed = (masks.unsqueeze(-1) >> bits & 1).flatten(1)[:, : logits.shape[1]].bool()
+    return logits.masked_fill(~is_allowed, -torch.inf)
 
 
 def _top_ids(row: torch.Tensor, top: int) -> torch.Tensor:

@@ -1,6 +1,8 @@
 """DeviceSampler: the tokens and log probabilities of Sampler, without a read of the device before the last."""
 
+import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +11,16 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from engine.protocol import EngineRequest, SamplingParams
 from engine.protocol.sampling_params import DryParams, MirostatParams, XtcParams
 from engine.sampling.device import DeviceSampler
+from engine.sampling.grammar_masks import GrammarMasks
 from engine.sampling.rows import LogitsRow
 from engine.sampling.sampler import Sampler
 from engine.scheduling.plan import RowResult
 from engine.scheduling.sequence import Sequence
 from models.kernels.torch.logits import LogitOperations
+from tests.helpers.engines import make_request
 from tests.helpers.gpu.fake_device import NoSynchronization, fake_gpu
+from tests.helpers.grammars import GRAMMARS, sequence_grammar
+from tests.helpers.ledger import EOS_ID, VOCAB_SIZE
 from tests.helpers.logits_rows import rows_of
 
 CPU = torch.device("cpu")
@@ -84,6 +90,59 @@ def check_logprobs(results: list[RowResult], expected: list[RowResult]) -> None:
             assert [value for _, value in one.top] == pytest.approx([value for _, value in same.top], abs=1e-4)
 
 
+def grammar_rows(grammar: str, **sampling: Any) -> list[LogitsRow]:
+    request = make_request("g", [1, 2], max_tokens=9, seed=5, **sampling)
+    sequence = Sequence(request, seed=5, tokens=[1, 2, 3], num_prompt=2, grammar=sequence_grammar(grammar))
+    return rows_of(sequence)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [{"temperature": 0.0}, {"temperature": 1.5, "top_p": 0.8}, {"temperature": 1.0, "logprobs": 2, "top_k": 5000}],
+)
+def test_rows_with_grammars_have_the_tokens_of_the_host(sampling: dict[str, Any]) -> None:
+    """Beside rows without; a grammar that allows one token has a mask, too."""
+    host, device = Sampler([EOS_ID]), DeviceSampler(VOCAB_SIZE, CPU, LogitOperations())
+    grammars = GrammarMasks(LogitOperations())
+    plain = make_row("a", SamplingParams(max_tokens=1, temperature=1.0), [1, 2], 1)
+    rows = [*grammar_rows(GRAMMARS[3], **sampling), plain, *grammar_rows(GRAMMARS[0], **sampling)]
+    for seed in range(20):
+        logits = torch.randn(3, VOCAB_SIZE, generator=torch.Generator().manual_seed(seed)) * 4
+        pending = grammars.start(rows, VOCAB_SIZE, needs_all=True)
+        tokens = device.launch(logits, rows, lambda pending=pending: grammars.take(pending))  # type: ignore[misc]
+        assert tokens is not None
+        results, expected = tokens.read(), host.sample(logits.clone(), rows)
+        assert [each.token_ids for each in results] == [each.token_ids for each in expected]
+        check_logprobs(results, expected)
+        assert grammars.take_tally()[0] == 2
+
+
+def test_a_row_without_a_token_left_is_refused_as_by_the_host() -> None:
+    rows = grammar_rows(GRAMMARS[0], temperature=0.0)
+    allowed = rows[0].grammar.forced_next  # type: ignore[union-attr]
+    rows[0].sampling.logit_bias[allowed] = -math.inf
+    logits = torch.zeros(1, VOCAB_SIZE)
+    grammars = GrammarMasks(LogitOperations())
+    pending = grammars.start(rows, VOCAB_SIZE, needs_all=True)
+    tokens = DeviceSampler(VOCAB_SIZE, CPU, LogitOperations()).launch(logits, rows, lambda: grammars.take(pending))
+    assert tokens is not None
+    [result] = tokens.read()
+    assert [result] == Sampler([EOS_ID]).sample(logits, rows)
+    assert result.refused_param == "the grammar"
+
+
+def test_masks_are_left_to_the_host_with_a_row_that_it_samples() -> None:
+    rows = [
+        *grammar_rows(GRAMMARS[3], temperature=0.0),
+        make_row("a", SamplingParams(max_tokens=1, typical_p=0.5), [1], 1),
+    ]
+    grammars = GrammarMasks(LogitOperations())
+    pending = grammars.start(rows, VOCAB_SIZE, needs_all=True)
+    device = DeviceSampler(VOCAB_SIZE, CPU, LogitOperations())
+    assert device.launch(torch.zeros(2, VOCAB_SIZE), rows, lambda: grammars.take(pending)) is None
+    assert grammars.apply(torch.zeros(2, VOCAB_SIZE), rows, ahead=pending) == [0]
+
+
 def test_penalties_count_the_tokens_of_a_growing_sequence() -> None:
     """Also after a release, as when another request has the id."""
     sampling = SamplingParams(max_tokens=9, temperature=1.0, repetition_penalty=1.5, frequency_penalty=1.0)
@@ -143,9 +202,10 @@ def test_nothing_waits_for_the_device() -> None:
         with unset_fake_temporarily():
             inputs = device.inputs(rows)
             logits = random_logits(rng, len(rows))
-        inputs = inputs._replace(numbers=gpu.copy(inputs.numbers))
+            masks = torch.tensor([[3, *[-1] * 5], [7, *[9] * 5]], dtype=torch.int32)
+        inputs = inputs._replace(numbers=gpu.copy(inputs.numbers), masks=gpu.copy(masks))
         logits = gpu.copy(logits)
         with NoSynchronization():
             ids, numbers = device.sampled(logits, inputs)
     assert ids.shape == (40,)
-    assert numbers.shape == (40, 3 + 2 * (inputs.num_top or 0))
+    assert numbers.shape == (40, 4 + 2 * (inputs.num_top or 0))
