@@ -12,7 +12,7 @@ from engine.command_io.stage_bars import StageBars
 from engine.command_io.stage_lines import StageLines
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from server.commands.serve.engines import OneEngine
+from server.commands.lifespan.engines import OneEngine
 from server.commands.serve.shared_terminal import can_draw
 from server.commands.serve.signals import catch_signals, unless
 from server.config.server import LogLevel, ServerConfig

@@ -19,14 +19,14 @@ from engine.child_processes.log_format import configure_logging
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from server.calibration.files import Calibrations
+from server.commands.lifespan.activity_log import ActivityLog
+from server.commands.lifespan.engines import Engines
+from server.commands.lifespan.several_engines import engines_of
 from server.commands.options.in_force import settings_in_force
-from server.commands.serve.activity_log import ActivityLog
 from server.commands.serve.announcement import announce, announce_loading
-from server.commands.serve.engines import Engines
 from server.commands.serve.listener import listening, url_of
 from server.commands.serve.open_files import allow_open_files
 from server.commands.serve.service_manager import ServiceManager
-from server.commands.serve.several_engines import engines_of
 from server.commands.serve.shared_terminal import can_draw
 from server.commands.serve.signals import catch_signals, on_hangup, unless
 from server.commands.serve.stopping import drain_server, run_until_stopped

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import StartupError
 from engine.wording import counted
-from server.commands.serve.engines import Engines
+from server.commands.lifespan.engines import Engines
 from server.commands.serve.signals import Stop, unless
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from engine.client.interface import EngineEnd, EngineState, RestartReason
 from engine.config import EngineConfig
 from engine.protocol import StepStats
 from server.batches.running import run_body
+from server.commands.lifespan.engines import note_restart
 from server.commands.options.in_force import settings_in_force
-from server.commands.serve.engines import note_restart
 from server.config.server import ServerConfig
 from server.keys.caller import ANYBODY
 from server.live.history import NO_KEY

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from engine.protocol import StepStats
-from server.commands.serve.activity_log import ActivityLog
+from server.commands.lifespan.activity_log import ActivityLog
 from server.metrics.values import Metrics
 from tests.helpers.fake_client import MODEL
 

@@ -17,8 +17,8 @@ from engine.command_io.weighing import Weighed, Weighing, WeighMessage
 from engine.config import EngineConfig
 from engine.errors import HeadraceError, OptionError, StartupError
 from engine.protocol import Loading
+from server.commands.lifespan.engines import Engines, OneEngine, engine_client, note_restart, prepare_adapters
 from server.commands.options.definitions import OPTIONS
-from server.commands.serve.engines import Engines, OneEngine, engine_client, note_restart, prepare_adapters
 from server.commands.serve.loading_display import loading_display
 from server.config.models import ModelEntry
 from server.config.server import ServerConfig

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.protocol import Loading
-from server.commands.serve.engines import StartupTimes
+from server.commands.lifespan.engines import StartupTimes
 
 pytestmark = pytest.mark.fast
 

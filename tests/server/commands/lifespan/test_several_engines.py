@@ -12,9 +12,9 @@ from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.protocol import AdapterInfo, Loading
 from server.app import create_app
-from server.commands.serve import several_engines
-from server.commands.serve.engines import OneEngine
-from server.commands.serve.several_engines import SeveralEngines, engines_of
+from server.commands.lifespan import several_engines
+from server.commands.lifespan.engines import OneEngine
+from server.commands.lifespan.several_engines import SeveralEngines, engines_of
 from server.config.lora import LoraConfig
 from server.config.models import ModelEntry, ModelsConfig
 from server.config.server import ServerConfig
