@@ -4,7 +4,8 @@ import dataclasses
 import importlib
 import os
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Any
@@ -81,6 +82,10 @@ _ROUTES = tuple(route for router in ROUTERS for route in router.routes if isinst
 _KNOWN_PATHS = frozenset(route.path for route in _ROUTES if "{" not in route.path)
 
 
+# An asynchronous context manager around the time in which the application serves.
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
 def create_app(
     client: EngineClient | Mapping[str, EngineClient],
     config: ServerConfig,
@@ -89,15 +94,16 @@ def create_app(
     store: Entries | None = None,
     *,
     templates: TemplateRunner | None = None,
+    lifespan: Lifespan | None = None,
 ) -> FastAPI:
     """Return the application, whose state is one ServerContext at `app.state.context`.
 
     client: the engine client, or a mapping from model names to clients. metrics: the first model's metrics. store: None
     keeps stored objects in memory. templates: runs the chat templates, in processes of their own; None runs them in
-    this process, which is only for trusted templates.
+    this process, which is only for trusted templates. lifespan: starts and ends what the application needs.
 
-    The caller starts and stops `client`, and closes `store`. Raises OptionError for a keys file or usage log that
-    cannot be used.
+    The caller or `lifespan` starts and stops `client`, and the caller closes `store`. Raises OptionError for a keys
+    file or usage log that cannot be used.
     """
     store = store or entries_in(memory_database(), config)
     drain, workers = Drain(), TextWorkers()
@@ -129,6 +135,7 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
+        lifespan=lifespan,
         middleware=_middleware(context),
         exception_handlers={HeadraceError: _answer_error, HTTPException: _answer_error},
     )

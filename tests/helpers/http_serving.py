@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.client.interface import EngineClient
 from engine.config import EngineConfig
+from server.app import create_app
 from server.commands.serve.http_server import create_server
 from server.commands.serve.listener import listening
 from server.config.network import NetworkConfig
@@ -91,15 +92,9 @@ async def serving(
     with listening(config) as sock, open_store(config) as store:
         assert isinstance(store, Entries)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # little waits where no program sees it
-        http, context = create_server(
-            client or FakeClient(says("x")),
-            config,
-            EngineConfig(model=MODEL),
-            metrics,
-            store,
-            DirectTemplates(),
-            certificates,
-        )
+        engine = EngineConfig(model=MODEL)
+        app = create_app(client or FakeClient(says("x")), config, engine, metrics, store, templates=DirectTemplates())
+        http, context = create_server(app, config, metrics, certificates), app.state.context
         serving = asyncio.create_task(http.serve([sock]))
         try:
             port = 0 if config.network.uds else sock.getsockname()[1]

@@ -3,19 +3,17 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import uvicorn
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from engine.client.interface import EngineClient
-from engine.config import EngineConfig
-from server.app import ROUTERS, create_app
+from server.app import ROUTERS
 from server.commands.serve.listener import BACKLOG
 from server.commands.serve.open_files import connections_at_once
 from server.config.server import ServerConfig
-from server.context import ServerContext
 from server.http.connections.certificates import Certificates
 from server.http.connections.connection import Connection
 from server.http.connections.connection_limits import CloseReason, ConnectionLimits
@@ -25,8 +23,6 @@ from server.http.connections.tls_layer import TlsLayer
 from server.http.middleware.own_names import OwnNames
 from server.http.middleware.root_path import RootPath
 from server.metrics.values import Metrics
-from server.store.entries import Entries
-from server.text.chat_templates.runner import TemplateRunner
 
 _FLUSH_TIMEOUT_S = 3  # for finished or cut-off responses to reach their clients
 
@@ -53,21 +49,13 @@ class HttpServer(uvicorn.Server):
 
 
 def create_server(
-    client: EngineClient | Mapping[str, EngineClient],
-    config: ServerConfig,
-    engine_config: EngineConfig,
-    metrics: Metrics,
-    store: Entries,
-    templates: TemplateRunner,
-    certificates: Certificates | None = None,
-) -> tuple[HttpServer, ServerContext]:
-    """Create a server, not yet started, and the state of its application. certificates: for TLS, or None."""
-    app = create_app(client, config, engine_config, metrics, store, templates=templates)
+    app: ASGIApp, config: ServerConfig, metrics: Metrics, certificates: Certificates | None = None
+) -> HttpServer:
+    """Create a server of the application, not yet started, whose lifespan the caller runs. certificates: for TLS."""
     trusted = TrustedProxies(config.network.proxies)
-    paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)]
-    named = OwnNames(RootPath(app, config.root_path, paths), [socket.gethostname(), *config.network.allowed_hosts])
     uvicorn_config = uvicorn.Config(
-        ProxiedClients(named, trusted, config.max_connections_per_client),
+        outermost(app, config, trusted),
+        lifespan="off",
         log_config=None,
         access_log=False,  # server/http/middleware/request_log.py logs more
         proxy_headers=False,  # it would trust every process of this machine
@@ -78,7 +66,14 @@ def create_server(
         http=_protocol(config, metrics, trusted, certificates),  # type: ignore[arg-type] # called like a class
         ws="none",
     )
-    return HttpServer(uvicorn_config), app.state.context
+    return HttpServer(uvicorn_config)
+
+
+def outermost(app: ASGIApp, config: ServerConfig, trusted: TrustedProxies) -> ASGIApp:
+    """Return the application within the middleware that depends on the network: proxies, names and --root-path."""
+    paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)]
+    named = OwnNames(RootPath(app, config.root_path, paths), [socket.gethostname(), *config.network.allowed_hosts])
+    return ProxiedClients(named, trusted, config.max_connections_per_client)
 
 
 def _protocol(
