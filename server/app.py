@@ -37,6 +37,7 @@ from server.finetuning.jobs.kind import FinetuningJobs
 from server.http.error_forms import error_response, reply_to
 from server.http.middleware.auth import AuthMiddleware
 from server.http.middleware.load_headers import LOAD_HEADER, STARTED_HEADER
+from server.http.middleware.one_of_several import OneOfSeveral
 from server.http.middleware.queue_check import QueueMiddleware
 from server.http.middleware.requests import RequestMiddleware
 from server.jobs.kind import JobKind
@@ -195,6 +196,7 @@ def _middleware(context: ServerContext) -> list[Middleware]:
     layers = [
         Middleware(RequestMiddleware, context=context, loaded_paths=WAITING_PATHS),
         Middleware(AuthMiddleware, ring=context.keys.ring, known_paths=_KNOWN_PATHS),
+        *([Middleware(OneOfSeveral)] if config.is_one_of_several else []),
         Middleware(QueueMiddleware, context=context, paths=WAITING_PATHS),
     ]
     if config.allowed_origins:

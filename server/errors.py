@@ -192,6 +192,11 @@ class ClientGone(Exception):
     """The client closed its connection, so no answer can be sent."""
 
 
+def needs_one_server(what: str) -> str:
+    """Return the message of a server that is one of several. what: the thing with its verb, such as "files need"."""
+    return f"{what} one server, and this is one of several behind a front (headrace fleet); use headrace serve"
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """The status and error fields for an exception type."""

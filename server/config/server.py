@@ -46,6 +46,7 @@ class ServerConfig:
     lora: LoraConfig = LoraConfig()
     finetuning: FinetuningJobsConfig = FinetuningJobsConfig()
     storage: StorageConfig = StorageConfig()
+    is_one_of_several: bool = False  # of servers behind one front; not an option, headrace fleet sets it
     host: str = _http("127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.")
     port: int = _http(8000, "Port to listen on; 0 picks a free one.", minimum=0, maximum=65535)
     api_key: tuple[str, ...] = _http(

@@ -7,9 +7,11 @@ from fastapi import Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
+from server.config.server import ServerConfig
 from server.context import ServerContext
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import FinishedWork, GenerationWork, Work
+from server.errors import needs_one_server
 from server.generation.generation import Generation
 from server.generation.params.generation_params import GenerationParams
 from server.http.body import json_response
@@ -54,7 +56,18 @@ async def _check(body: PromptFields, request: EndpointRequest) -> None:
     await check_response(body, prompt.items, request.model, num_stored=prompt.num_stored)
 
 
+def _check_one_server(body: PromptFields, config: ServerConfig) -> None:
+    """Raise InvalidRequest for fields that need what an earlier request has stored, or store something, on a server
+    that is one of several."""
+    if not config.is_one_of_several:
+        return
+    for name in ("previous_response_id", "conversation", "background", "store"):
+        if getattr(body, name, None):
+            raise InvalidRequest(f"{name} is set: {needs_one_server('stored responses need')}", param=name)
+
+
 def _check_storing(body: PromptFields, request: EndpointRequest) -> None:
+    _check_one_server(body, request.context.config)
     if not isinstance(body, ResponsesRequest) or not body.background:
         return
     if request.is_batch:
@@ -65,12 +78,12 @@ def _check_storing(body: PromptFields, request: EndpointRequest) -> None:
 
 async def _prepare(body: ResponsesRequest, request: EndpointRequest) -> Work:
     _check_storing(body, request)
-    model = request.model
+    model, config = request.model, request.context.config
     prompt = await prompt_items(body, request.context.store, request.owner)
     async with request.preparing():
         params = await response_params(body, prompt.items, model, request.arrival_s, num_stored=prompt.num_stored)
     # A line of a batch is stored only on request: a batch would displace what others stored.
-    is_stored = body.store is True if request.is_batch else body.store is not False
+    is_stored = body.store is True if request.is_batch else body.store is not False and not config.is_one_of_several
     kept = KeptResponse(
         body, params, prompt, model, request.context, owner=request.owner, request_id=request.id, is_stored=is_stored
     )
@@ -94,6 +107,7 @@ async def _prepare(body: ResponsesRequest, request: EndpointRequest) -> Work:
 
 
 async def _prepare_count(body: InputTokensRequest, request: EndpointRequest) -> FinishedWork:
+    _check_storing(body, request)
     prompt = await prompt_items(body, request.context.store, request.owner)
     request.admit()
     request.suitable.check_generates(request.model)

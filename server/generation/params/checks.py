@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.wording import counted
+from server.errors import needs_one_server
 from server.generation.beams.search import BeamOptions
 from server.schemas.parameters import ignored_parameters, refuse_unknown
 from server.schemas.sampling import GenerationRequest
@@ -62,6 +63,10 @@ def check_fields(
 def _check_resumable(body: GenerationRequest, model: ServedModel) -> None:
     if not body.stream:
         raise InvalidRequest("resumable needs stream: true", param="resumable")
+    if model.config.is_one_of_several:
+        raise UnsupportedParameter(
+            f"resumable is true: {needs_one_server('resumable streams need')}", param="resumable"
+        )
     if model.config.stream_resume_grace == 0:
         raise UnsupportedParameter(
             "resumable is true, and this server keeps no streams (--stream-resume-grace 0); leave it out",
