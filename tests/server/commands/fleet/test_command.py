@@ -1,0 +1,44 @@
+"""`headrace fleet` without Ray: actions, options that are refused before anything starts, and the missing extra."""
+
+import sys
+
+import pytest
+
+from engine.errors import OptionError, StartupError
+from server.cli import main
+from server.commands.fleet.command import run
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.serve", None)
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("arguments", [["--threads", "1"], ["status"], ["stop"]])
+def test_a_missing_extra_is_one_line_with_the_command(arguments: list[str]) -> None:
+    with pytest.raises(StartupError) as caught:
+        run(arguments)
+    assert str(caught.value).endswith("install it with: pip install 'headrace[ray]'")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_refused_option_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fleet", "--max-replicas", "2", "--data-dir", "/data", "--threads", "1"]) == 2
+    assert "--data-dir cannot be used with headrace fleet" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_variables_are_printed_for_a_shell_without_ray(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["variables", "--replica-port", "31000"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "export RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT=31000" in lines
+    assert "export RAY_SERVE_HAPROXY_RETRY_ON='conn-failure empty-response'" in lines
+
+
+def test_an_unknown_option_of_an_action_is_refused() -> None:
+    with pytest.raises(OptionError, match="unknown option --replicas"):
+        run(["status", "--replicas", "2"])
