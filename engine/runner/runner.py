@@ -162,7 +162,7 @@ class TorchRunner:
 
     def can_feed(self, pending: PendingStep) -> bool:
         tokens = pending.tokens
-        return tokens is not None and not tokens.counts_tokens and pending.prompts is None
+        return tokens is not None and not tokens.must_be_read and pending.prompts is None
 
     def collect(self, pending: PendingStep) -> StepResult:
         self._num_pending -= 1
@@ -189,7 +189,9 @@ class TorchRunner:
                 hidden = forward.hidden[batch.logit_rows] if needs_all_rows else forward.hidden
                 logits = self._model.decoder.logits(hidden, slots)
                 if self._device_sampler is not None:
-                    tokens = self._device_sampler.launch(logits, rows, lambda: grammars.take(masks))
+                    tokens = self._device_sampler.launch(
+                        logits, rows, lambda: grammars.take(masks), drawn_drafts=self._draft_probs
+                    )
                 logits = None if tokens is not None else logits
         except BaseException:
             masks.wait()  # the grammars are used again

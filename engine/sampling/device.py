@@ -6,7 +6,7 @@ with other parameters.
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,8 @@ import torch
 from engine.protocol import TokenLogprobs
 from engine.sampling.draw import uniform
 from engine.sampling.logprobs import LOGPROB_FLOOR
-from engine.sampling.rows import LogitsRow
+from engine.sampling.rejection import agreeing_prefix
+from engine.sampling.rows import LogitsRow, first_rows
 from engine.sampling.sampler import corrupted, refusal
 from engine.scheduling.plan import RowResult
 from models.kernels.torch.draw import draw
@@ -51,39 +52,51 @@ class _Inputs(NamedTuple):
 class PendingTokens(NamedTuple):
     """Tokens that a device samples. ids: [L] int64, on the device. numbers: [L, 3 or 4 + 2 * num_top] fp64, on their
     way to the host: whether the row is finite, whether any token is left to it, its token, the log probability of the
-    token, and those and the ids of the top tokens. counts_tokens: a row has penalties, whose next step counts its token
-    on the host."""
+    token, and those and the ids of the top tokens. must_be_read: whether the next step needs them on the host: for
+    penalties, which count tokens there, or to know how much of a draft is accepted."""
 
     rows: list[LogitsRow]
     ids: torch.Tensor
     numbers: HostCopy
     num_top: int | None
-    counts_tokens: bool
+    must_be_read: bool
 
     def read(self) -> list[RowResult]:
-        """Wait for the device, and return each row's result."""
+        """Wait for the device, and return each sequence's result: the accepted tokens of its draft, and one more."""
         numbers = self.numbers.read().tolist()
-        return [self._result(row, *values) for row, values in zip(self.rows, numbers, strict=True)]
+        results = []
+        for start in first_rows(self.rows):
+            draft = self.rows[start].draft
+            count = 1
+            if draft:
+                own = [int(token) for _, _, token, *_ in numbers[start : start + len(draft) + 1]]
+                count += agreeing_prefix(draft, own)
+            results.append(self._result(self.rows[start : start + count], numbers[start : start + count]))
+        return results
 
-    def _result(
-        self, row: LogitsRow, is_finite: float, is_possible: float, token: float, *logprobs: float
-    ) -> RowResult:
-        if not is_finite:
-            return corrupted()
-        if not is_possible:
-            return refusal(row)
-        token_id, wanted = int(token), row.sampling.logprobs
-        if wanted is None or self.num_top is None:
-            return RowResult([token_id])
-        own, *top = logprobs
-        values, ids = top[:wanted], top[self.num_top : self.num_top + wanted]
-        best = [(int(id), value) for id, value in zip(ids, values, strict=True)]
-        return RowResult([token_id], [TokenLogprobs(token_id, own, best, None)])
+    def _result(self, rows: list[LogitsRow], numbers: list[list[float]]) -> RowResult:
+        """Return the result of the rows of a sequence whose tokens are accepted."""
+        wanted = rows[0].sampling.logprobs
+        tokens: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        for row, (is_finite, is_possible, token, *values) in zip(rows, numbers, strict=True):
+            if not is_finite:
+                return corrupted()
+            if not is_possible:
+                return refusal(row)
+            tokens.append(int(token))
+            if wanted is not None and self.num_top is not None:
+                own, *top = values
+                ids = top[self.num_top : self.num_top + wanted]
+                best = [(int(id), value) for id, value in zip(ids, top[:wanted], strict=True)]
+                logprobs.append(TokenLogprobs(tokens[-1], own, best, None))
+        return RowResult(tokens) if wanted is None else RowResult(tokens, logprobs)
 
 
 class DeviceSampler:
-    """Samples rows with temperature, top-k, top-p, min-p, penalties, biases, grammars and log probabilities. Keeps the
-    tokens that each sequence's penalties count until `release`."""
+    """Samples rows with temperature, top-k, top-p, min-p, penalties, biases, grammars and log probabilities. Verifies
+    drafts that were not drawn at random: each row's token is sampled as without a draft. Keeps the tokens that each
+    sequence's penalties count until `release`."""
 
     def __init__(self, vocab_size: int, device: torch.device, ops: LogitOperations) -> None:
         self._vocab_size, self._device, self._ops = vocab_size, device, ops
@@ -97,18 +110,20 @@ class DeviceSampler:
         logits: torch.Tensor,
         rows: list[LogitsRow],
         take_masks: Callable[[], torch.Tensor | None] = lambda: None,
+        drawn_drafts: Container[str] = (),
     ) -> PendingTokens | None:
         """Start sampling a token for each row of logits [L, V] fp32, which stay as they are. Return None if a row has
         parameters that Sampler alone takes. take_masks: GrammarMasks.take, for masks of all rows with a grammar; the
-        device computes the logits meanwhile."""
-        if not all(map(_is_taken, rows)):
+        device computes the logits meanwhile. drawn_drafts: ids of sequences whose drafts were drawn at random, which
+        Sampler verifies by rejection."""
+        if not all(_is_taken(row) and (not row.draft or row.sequence_id not in drawn_drafts) for row in rows):
             return None
         inputs = self.inputs(rows)
         masks = take_masks()
         inputs = inputs._replace(numbers=self._sent(inputs.numbers), masks=None if masks is None else self._sent(masks))
         ids, numbers = self.sampled(logits, inputs)
-        counts_tokens = any(row.sampling.has_penalties for row in rows)
-        return PendingTokens(rows, ids, copied_back(numbers), inputs.num_top, counts_tokens)
+        must_be_read = any(row.draft or row.sampling.has_penalties for row in rows)
+        return PendingTokens(rows, ids, copied_back(numbers), inputs.num_top, must_be_read)
 
     def _sent(self, host: torch.Tensor) -> torch.Tensor:
         return staged(host, self._device).to(self._device, non_blocking=True)
@@ -218,4 +233,5 @@ def _is_taken(row: LogitsRow) -> bool:
     p = row.sampling
     others = p.dry, p.bad_words, p.min_tokens, p.xtc, p.mirostat, p.top_n_sigma, p.logprob_token_ids
     is_plain = p.allowed_token_ids is None and p.typical_p == 1.0 and not any(others)
-    return is_plain and not row.draft and row.thinking is None
+    # Penalties count the tokens of a sequence, and not yet those before a row of its draft.
+    return is_plain and row.thinking is None and not (row.draft and p.has_penalties)

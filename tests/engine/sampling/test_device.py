@@ -19,7 +19,7 @@ from engine.scheduling.sequence import Sequence
 from models.kernels.torch.logits import LogitOperations
 from tests.helpers.engines import make_request
 from tests.helpers.gpu.fake_device import NoSynchronization, fake_gpu
-from tests.helpers.grammars import GRAMMARS, sequence_grammar
+from tests.helpers.grammars import GRAMMARS, encode, sequence_grammar
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE
 from tests.helpers.logits_rows import rows_of
 
@@ -129,6 +129,82 @@ def test_a_row_without_a_token_left_is_refused_as_by_the_host() -> None:
     [result] = tokens.read()
     assert [result] == Sampler([EOS_ID]).sample(logits, rows)
     assert result.refused_param == "the grammar"
+
+
+def drafted_rows(name: str, sampling: SamplingParams, draft: list[int], grammar: str | None = None) -> list[LogitsRow]:
+    request = EngineRequest(id=name, prompt_ids=[1, 2], sampling=sampling, arrival_s=0.0)
+    sequence = Sequence(request, seed=7, tokens=[1, 2, 3], num_prompt=2, tables=[], draft=draft)
+    if grammar is not None:
+        sequence.grammar = sequence_grammar(grammar)
+    return rows_of(sequence)
+
+
+def test_drafts_are_verified_as_by_the_host_whatever_is_accepted() -> None:
+    rng = random.Random(4)
+    host, device = Sampler([2]), DeviceSampler(VOCAB, CPU, LogitOperations())
+    lengths: set[int] = set()
+    for number in range(60):
+        sampling = SamplingParams(
+            max_tokens=9,
+            temperature=rng.choice([0.0, 1.0]),
+            top_p=rng.choice([1.0, 0.7]),
+            logit_bias=rng.choice([{}, {3: 4.0}]),
+            logprobs=rng.choice([None, 2]),
+        )
+        logits = random_logits(rng, 6)
+        plain = make_row(f"plain-{number}", SamplingParams(max_tokens=1, temperature=1.0), [1, 2], 1)
+        draft = rng.choices(range(VOCAB), k=4)
+        for _ in range(5):  # each time one token more is right
+            rows = [*drafted_rows(f"drafted-{number}", sampling, list(draft)), plain]
+            pending = device.launch(logits, rows)
+            assert pending is not None
+            assert pending.must_be_read
+            results, expected = pending.read(), host.sample(logits.clone(), rows)
+            assert [each.token_ids for each in results] == [each.token_ids for each in expected]
+            check_logprobs(results, expected)
+            accepted = results[0].token_ids
+            lengths.add(len(accepted))
+            draft[: len(accepted)] = accepted[: len(draft)]
+            device.release(f"drafted-{number}")
+            host.release(f"drafted-{number}")
+    assert lengths == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("spoiled", range(3))
+def test_a_row_that_is_not_finite_matters_only_if_its_token_is_accepted(spoiled: int) -> None:
+    logits = random_logits(random.Random(1), 3)
+    best = logits.argmax(-1).tolist()
+    rows = drafted_rows("a", SamplingParams(max_tokens=9, temperature=0.0), [best[0], best[1] + 1])
+    logits[spoiled] = math.nan
+    pending = DeviceSampler(VOCAB, CPU, LogitOperations()).launch(logits, rows)
+    assert pending is not None
+    results = pending.read()
+    assert results == Sampler([2]).sample(logits, rows)
+    assert results[0].is_corrupted == (spoiled < 2)
+
+
+def test_drafts_with_a_grammar_are_verified_as_by_the_host() -> None:
+    host, device = Sampler([EOS_ID]), DeviceSampler(VOCAB_SIZE, CPU, LogitOperations())
+    grammars = GrammarMasks(LogitOperations())
+    sampling = SamplingParams(max_tokens=9, temperature=1.0)
+    for draft in (encode("01")[:2], encode("0x")[:2]):
+        rows = drafted_rows("a", sampling, list(draft), GRAMMARS[3])
+        for seed in range(10):
+            logits = torch.randn(len(rows), VOCAB_SIZE, generator=torch.Generator().manual_seed(seed))
+            logits[0, draft[0]] += 20.0
+            pending = grammars.start(rows, VOCAB_SIZE, needs_all=True)
+            tokens = device.launch(logits, rows, lambda pending=pending: grammars.take(pending))  # type: ignore[misc]
+            assert tokens is not None
+            assert tokens.read() == host.sample(logits.clone(), rows)
+
+
+def test_drafts_that_were_drawn_or_have_penalties_are_left_to_the_host() -> None:
+    device, logits = DeviceSampler(VOCAB, CPU, LogitOperations()), torch.zeros(2, VOCAB)
+    rows = drafted_rows("a", SamplingParams(max_tokens=9), [5])
+    assert device.launch(logits, rows, drawn_drafts={"a": logits}) is None
+    assert device.launch(logits, rows, drawn_drafts={"b": logits}) is not None
+    rows = drafted_rows("a", SamplingParams(max_tokens=9, presence_penalty=0.5), [5])
+    assert device.launch(logits, rows) is None
 
 
 def test_masks_are_left_to_the_host_with_a_row_that_it_samples() -> None:
