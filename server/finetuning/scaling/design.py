@@ -4,6 +4,7 @@ A law has three parameters, so its uncertainty needs more than one job at each o
 file cost as much together as the whole, and their losses differ by chance of the examples too.
 """
 
+import codecs
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,10 +46,11 @@ class CurveJob:
 
 
 def hold_out(train: bytes, kind: Scaling, method: TrainingMethod, seed: int) -> tuple[bytes, bytes]:
-    """Divide a file of JSON lines into lines to train on and held-out lines. Raises OptionError for too few lines, and
-    for plain text."""
-    lines = [line for line in train.split(b"\n") if line.strip()]
-    if method is TrainingMethod.PRETRAINING and lines and not lines[0].lstrip().startswith(b"{"):
+    """Divide a file of JSON lines into lines to train on and held-out lines. Lines keep their numbers: each file has
+    empty lines in place of the other's. Raises OptionError for too few lines, and for plain text."""
+    every = train.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    lines = [index for index, line in enumerate(every) if line.strip()]
+    if method is TrainingMethod.PRETRAINING and lines and not every[lines[0]].lstrip().startswith(b"{"):
         raise OptionError("--scaling holds out lines, and the file is plain text; give a --validation file")
     least = _HELD_OUT + MIN_LINES * (_PARTS[0] if kind is Scaling.DATA else 1)
     if len(lines) < least:
@@ -57,10 +59,9 @@ def hold_out(train: bytes, kind: Scaling, method: TrainingMethod, seed: int) -> 
             f"--scaling {kind} needs at least {least} lines, {_HELD_OUT} to hold out and {parts}, and the file has "
             f"{len(lines)}; add lines{' or use --scaling rank' if kind is Scaling.DATA else ''}"
         )
-    chosen = random.Random(f"{seed} held out").sample(range(len(lines)), max(_HELD_OUT, len(lines) // _HELD_OUT))
-    held_out = set(chosen)
-    train_lines = [line for index, line in enumerate(lines) if index not in held_out]
-    return b"\n".join(train_lines) + b"\n", b"\n".join(lines[index] for index in sorted(held_out)) + b"\n"
+    held_out = set(random.Random(f"{seed} held out").sample(lines, max(_HELD_OUT, len(lines) // _HELD_OUT)))
+    kept = b"\n".join(b"" if index in held_out else line for index, line in enumerate(every))
+    return kept, b"\n".join(line if index in held_out else b"" for index, line in enumerate(every))
 
 
 def check_sizes(kind: Scaling, method: TrainingMethod, given: Hyperparameters, start: str | None) -> None:

@@ -1,5 +1,6 @@
 """The jobs of a curve: parts of the file that share no line, and one size that varies."""
 
+import codecs
 import json
 
 import pytest
@@ -76,11 +77,18 @@ def _lines(count: int) -> bytes:
 
 def test_a_tenth_of_the_lines_is_held_out_and_not_trained_on() -> None:
     train, valid = hold_out(_lines(300), Scaling.DATA, TrainingMethod.SUPERVISED, seed=1)
-    train_lines, valid_lines = train.splitlines(), valid.splitlines()
+    train_lines, valid_lines = (list(filter(None, each.splitlines())) for each in (train, valid))
     assert (len(train_lines), len(valid_lines)) == (270, 30)
     assert {*train_lines, *valid_lines} == {line for line in _lines(300).splitlines() if line}
     assert hold_out(_lines(300), Scaling.DATA, TrainingMethod.SUPERVISED, seed=1) == (train, valid)
     assert hold_out(_lines(300), Scaling.DATA, TrainingMethod.SUPERVISED, seed=2)[1] != valid
+
+
+def test_lines_keep_their_numbers_and_a_byte_order_mark_is_removed() -> None:
+    file = codecs.BOM_UTF8 + _lines(60)
+    every = _lines(60).split(b"\n")
+    train, valid = (each.split(b"\n") for each in hold_out(file, Scaling.DATA, TrainingMethod.SUPERVISED, seed=1))
+    assert [one or other for one, other in zip(train, valid, strict=True)] == every
 
 
 @pytest.mark.parametrize(("kind", "least"), [(Scaling.DATA, 50), (Scaling.RANK, 20)])
