@@ -84,9 +84,11 @@ _GENERATING = (
     "kv_offload_dir",
     "kv_offload_max_bytes",
     "kv_persist",
+    "kv_events",
     "draft_model",
 )
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?", re.ASCII)
+_EVENT_ADDRESS = re.compile(r"tcp://(\*|[^\s/:*\[\]]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", re.ASCII)
 _GROUPED = (Quantization.INT4, Quantization.INT8, Quantization.NF4)  # quantized on load by groups of columns
 
 
@@ -274,6 +276,16 @@ class EngineConfig:
         False,
         "Write prefixes to --kv-offload-dir as they are computed, so that the next start of the model finds them.",
     )
+    kv_events: str | None = _kv(
+        None,
+        "Address on which events about cached prefixes are published over ZeroMQ, in vLLM's format, for balancers. "
+        "They carry clients' prompts, unencrypted, to all who can connect.",
+        metavar="tcp://HOST:PORT",
+    )
+    kv_events_replay: str | None = _kv(
+        None, "Address from which subscribers of --kv-events get events that they missed.", metavar="tcp://HOST:PORT"
+    )
+    kv_events_topic: str = _kv("", "Topic of --kv-events; llm-d expects kv@ADDRESS@MODEL.", metavar="TOPIC")
     enable_lora: bool = _adapters(False, "Serve LoRA adapters beside the model: --lora-modules, --adapter-dir.")
     max_loras: int = _adapters(8, "Maximum number of different adapters in one step.", minimum=1)
     max_cpu_loras: int | None = _adapters(
@@ -362,6 +374,28 @@ class EngineConfig:
             raise StartupError(
                 "--kv-offload-dir keeps cached prefixes, which --no-enable-prefix-caching does without; leave one out"
             )
+        self._check_kv_events()
+
+    def _check_kv_events(self) -> None:
+        if self.kv_events is None and (self.kv_events_replay is not None or self.kv_events_topic):
+            given = f"--kv-events-topic is {self.kv_events_topic!r}"
+            if self.kv_events_replay is not None:
+                given = f"--kv-events-replay is {self.kv_events_replay}"
+            raise StartupError(
+                f"{given}, but no events are published; add --kv-events tcp://HOST:PORT, or leave it out"
+            )
+        if self.kv_events is not None and not self.enable_prefix_caching:
+            raise StartupError(
+                "--kv-events publishes what is cached, which --no-enable-prefix-caching does without; leave one out"
+            )
+        for name, address in (("--kv-events", self.kv_events), ("--kv-events-replay", self.kv_events_replay)):
+            if address is not None and _EVENT_ADDRESS.fullmatch(address) is None:
+                raise StartupError(
+                    f"{name} is {address!r}; it must be tcp://HOST:PORT with an address of this machine, such as "
+                    "tcp://127.0.0.1:5557, or tcp://*:5557 for all of its networks"
+                )
+        if self.kv_events is not None and self.kv_events == self.kv_events_replay:
+            raise StartupError(f"--kv-events and --kv-events-replay are both {self.kv_events}; give two ports")
 
     def _check_load_format(self) -> None:
         if self.load_format is not LoadFormat.DUMMY:

@@ -33,6 +33,7 @@ from engine.protocol import (
     ToEngine,
 )
 from engine.protocol.adapters import NO_ADAPTERS
+from engine.protocol.kv_events import EventPublisher
 from engine.runner.contained import LaunchedStep, collect_contained, discard_step, launch_contained
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_rules import CountedAs
@@ -75,6 +76,7 @@ class Engine:
         adapters: AdapterService[Any, Any] | None = None,
         on_started: Callable[[list[str]], None] | None = None,
         tier: AttachedTier | None = None,
+        publisher: EventPublisher | None = None,
     ) -> None:
         """`config` must have max_model_len and max_num_batched_tokens resolved; `runner` has `num_blocks` KV blocks
         and, if its model has recurrent layers, `num_states` states.
@@ -82,7 +84,8 @@ class Engine:
         budget: tokens per step, by default always max_num_batched_tokens. speculator: by default, drafts only from
         requests' predicted outputs. grammars: None refuses requests with a grammar. adapters: required exactly with
         --enable-lora. on_started: called with the ids of requests before the first step that computes them.
-        tier: where evicted blocks go; not for a model with recurrent layers.
+        tier: where evicted blocks go; not for a model with recurrent layers. publisher: of events about cached blocks;
+        required exactly with --kv-events.
         """
         self._runner = runner
         self._budget = budget or StepBudget(config.max_num_batched_tokens)
@@ -100,6 +103,8 @@ class Engine:
         )
         self._scoring = ScoringRuns(self._scheduler)
         self._tier = tier
+        self._publisher = publisher
+        assert (publisher is None) == (config.kv_events is None)
         self._speculator = speculator or Speculator(AUTO_TOKENS)
         self._grammars = grammars
         self.adapters = adapters
@@ -261,6 +266,8 @@ class Engine:
                 self._scheduler.add(repeat)
         if not self._scheduler.has_work:
             self._save_pending()
+        if self._publisher is not None:
+            self._publisher.publish(self._scheduler.take_block_events())
         if self._check_invariants:
             self._scheduler.check()
         refused, self._refused = self._refused, []
@@ -276,6 +283,7 @@ class Engine:
             adapters=None if self.adapters is None else self.adapters.stats(self._scheduler),
             **self._speculator.step_stats(),
             **self._tier_stats(),
+            kv_events_dropped=0 if self._publisher is None else self._publisher.take_num_dropped(),
         )
         return StepOutputs(self._groups.pass_on(refused + outputs), self._scoring.count_once(stats))
 
@@ -338,9 +346,11 @@ class Engine:
         self._speculator.sources = frozenset(sources)
 
     def close(self) -> None:
-        """Write the blocks that wait to be written; no method may be called afterwards."""
+        """Write the blocks, and send the events, that wait for it; no method may be called afterwards."""
         if self._tier is not None:
             self._tier.tier.close(_CLOSE_S)
+        if self._publisher is not None:
+            self._publisher.close()
 
     def _save_pending(self) -> None:
         """Save the last blocks of sequences that have ended, since no step may follow soon."""

@@ -7,7 +7,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,9 @@ from engine.kv_tiers.block_folder import BlockFolder, Survey
 from engine.kv_tiers.tier import QUEUE_BYTES, TierStats
 
 logger = logging.getLogger(__name__)
+
+# (keys that the index has gained, keys that it has lost)
+OnChange = Callable[[Collection[bytes], Collection[bytes]], None]
 
 _EVICTED_SHARE = 20  # a twentieth of the bound is deleted at once, since finding the oldest files lists them all
 # After a miss, look for blocks of other engines if the last survey is as old, and as many times older than it took.
@@ -45,8 +48,11 @@ class DiskTier:
         *,
         queue_bytes: int = QUEUE_BYTES,
         clock_ns: Callable[[], int] = time.time_ns,
+        on_change: OnChange = lambda _stored, _removed: None,
     ) -> None:
         """max_bytes: bound on all files in the folder. clock_ns: times of use, compared with those of other engines.
+        on_change: called under the lock, by any thread, with the keys of blocks that are new in the index (at first
+        all of them), and of blocks that are not in it any more.
 
         Raises OptionError if the bound is too small for a block.
         """
@@ -60,7 +66,9 @@ class DiskTier:
         self._queue_bytes = queue_bytes
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
+        self._on_change = on_change
         self._index = folder.keys()
+        on_change(self._index, ())
         self._own_bytes = sum(self._index.values())
         self._total_bytes = 0  # of all fingerprints, by the last survey; only for the thread that writes
         self._surveyed_s = time.monotonic()
@@ -222,6 +230,7 @@ class DiskTier:
                     self._forget(key)  # if a survey found it, written by another engine
                     self._own_bytes += num_bytes
                     self._index[key] = num_bytes
+                    self._on_change((key,), ())
                     self._removing.discard(key)
                 self._count(write_s=time.perf_counter() - began_s)
         if num_bytes and not is_wanted:  # removed meanwhile
@@ -267,14 +276,18 @@ class DiskTier:
             found = Survey(0, {})
         self._total_bytes = found.num_bytes
         with self._lock:
-            self._index = {key: num_bytes for key, num_bytes in found.own.items() if key not in self._removing}
+            before, own = self._index, found.own.items()
+            self._index = {key: num_bytes for key, num_bytes in own if key not in self._removing}
+            self._on_change(self._index.keys() - before.keys(), before.keys() - self._index.keys())
             self._own_bytes = sum(self._index.values())
             self._surveyed_s, self._survey_s = time.monotonic(), time.thread_time() - began_s
 
     # --- under the lock -----------------------------------------------------------------------------------------------
 
     def _forget(self, key: bytes) -> None:
-        self._own_bytes -= self._index.pop(key, 0)
+        if key in self._index:
+            self._own_bytes -= self._index.pop(key)
+            self._on_change((), (key,))
 
     def _take_queued(self, key: bytes) -> bool:
         """Take a content from the queue; return whether it was there."""

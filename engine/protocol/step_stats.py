@@ -57,6 +57,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tier_dropped: int = 0  # blocks that were not written, because too many were queued
     tier_queried_tokens: int = 0  # prompt tokens that no block of the KV cache had, looked up in the tier
     tier_restored_tokens: int = 0  # tokens whose keys and values came from it
+    kv_events_dropped: int = 0  # events about cached blocks that were not sent, because too many were queued
     step_s: float = 0.0
     draft_s: float = 0.0  # draft_s to update_s: the phases of step_s
     schedule_s: float = 0.0

@@ -25,6 +25,7 @@ class SchedulerConfig:
     eos_token_ids: frozenset[int] = frozenset()
     kv_pin_fraction: float = 0.25
     copies_blocks: bool = False  # the runner can copy blocks
+    records_block_events: bool = False
 
     def __post_init__(self) -> None:
         needed = peak_blocks(self.kv_groups, self.max_model_len)
@@ -73,6 +74,7 @@ class SchedulerConfig:
             eos_token_ids=frozenset(eos_token_ids),
             kv_pin_fraction=config.kv_pin_fraction,
             copies_blocks=copies_blocks,
+            records_block_events=config.kv_events is not None,
         )
 
     def check_length(self, request: EngineRequest) -> None:

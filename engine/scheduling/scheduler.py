@@ -25,6 +25,7 @@ from engine.protocol import (
     ServiceClass,
     StepStats,
 )
+from engine.protocol.kv_events import KVEvent
 from engine.scheduling.adapters.slots import AdapterSlots
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_queue import service_order
@@ -261,6 +262,10 @@ class Scheduler:
     def take_moves(self) -> BlockMoves | None:
         """Return blocks to save when no step may follow soon; a step's plan has its own."""
         return self._kv.take_moves()
+
+    def take_block_events(self) -> list[KVEvent]:
+        """Return what blocks were cached and forgotten since the last call; nothing unless the config says so."""
+        return [] if self._kv.events is None else self._kv.events.take()
 
     def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
         """Apply the plan's result; return one output for each sequence with something to report."""

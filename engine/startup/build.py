@@ -40,6 +40,7 @@ from engine.startup.description import describe_model, describe_speculation, des
 from engine.startup.determinism import describe_exactness, prepare_determinism
 from engine.startup.device import choose_device
 from engine.startup.early import compute_threads
+from engine.startup.events import describe_publisher, open_publisher
 from engine.startup.identity import system_fingerprint
 from engine.startup.load import EngineModels, load_models
 from engine.startup.pooling import build_pooling_engine, check_pooling_options
@@ -108,6 +109,7 @@ def build_served_engine(
     Raises StartupError, with a message for the user, if the model, an option or the memory is not usable.
     """
     device = _prepare_device(config)
+    publisher = open_publisher(config)
     spec = speculation_settings(config)
     models = load_models(config, spec, device, report, on_tokenizer)
     if check_pooling_options(config, models.target.pooling):
@@ -130,7 +132,7 @@ def build_served_engine(
     engine_config = dataclasses.replace(
         config, max_model_len=budget.max_model_len, max_num_batched_tokens=step_budget.max_tokens
     )
-    tier = open_tier(config, models, runner, faults)
+    tier = open_tier(config, models, runner, faults, publisher)
     engine = Engine(
         engine_config,
         runner if faults is None else FaultyRunner(runner, faults),
@@ -143,6 +145,7 @@ def build_served_engine(
         adapters=_adapter_service(config, models.target, on_prepared, on_adapter),
         on_started=on_started,
         tier=None if tier is None else AttachedTier(tier, runner, on_prepared, config.kv_persist),
+        publisher=publisher,
     )
     steps = describe_steps(config, step_budget, times.prefill_token_s)
     info = msgspec.structs.replace(
@@ -156,6 +159,7 @@ def build_served_engine(
     if device_memory is not None:
         info.notes.extend([device_memory.describe(device), describe_capture(models.target, groups)])
     info.notes.extend([*describe_exactness(config, models.target), *describe_tier(config, models.target, tier)])
+    info.notes.extend(describe_publisher(config))
     info.notes.extend(describe_speculation(spec, models.draft, takes_drafts=models.target.decoder.takes_drafts))
     return engine, info
 

@@ -1,9 +1,10 @@
 """Option checks that need no torch: importing it takes more than a second."""
 
+import importlib.util
 from pathlib import Path
 
 from engine.config import Device, EngineConfig
-from engine.errors import OptionError
+from engine.errors import OptionError, StartupError
 from engine.kv_tiers.private_folder import private_folder
 from engine.speculation.settings import speculation_settings
 from models.config.overrides import parse_overrides
@@ -16,6 +17,8 @@ def check_options(config: EngineConfig) -> None:
     speculation_settings(config)
     if config.kv_offload_dir is not None:
         offload_folder(config.kv_offload_dir)
+    if config.kv_events is not None and importlib.util.find_spec("zmq") is None:
+        raise StartupError("--kv-events needs a library that is not installed (zmq): pip install 'headrace[events]'")
     try:
         parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
     except SettingError as error:

@@ -1,5 +1,6 @@
 """Opening of the tier below the KV cache: blocks on disk, if --kv-offload-dir is given."""
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from engine.faults.wrappers import FaultyFolder
 from engine.kv_tiers.block_folder import BlockFolder
 from engine.kv_tiers.disk import DiskTier
 from engine.kv_tiers.tier import QUEUE_BYTES, most_moving_bytes
+from engine.protocol.kv_events import DISK, BlockRemoved, BlockStored, EventPublisher, KVEvent, block_hash
 from engine.runner.kv_budget import format_bytes
 from engine.runner.runner import TorchRunner
+from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.kv.prefixes import group_of_key
 from engine.startup.identity import compute_identity, kv_fingerprint
 from engine.startup.load import EngineModels
 from engine.wording import counted
@@ -23,11 +27,15 @@ from models.system.memory import is_host
 
 
 def open_tier(
-    config: EngineConfig, models: EngineModels, runner: TorchRunner, faults: FaultPlan | None = None
+    config: EngineConfig,
+    models: EngineModels,
+    runner: TorchRunner,
+    faults: FaultPlan | None = None,
+    publisher: EventPublisher | None = None,
 ) -> DiskTier | None:
     """Open the folder of blocks of a loaded model after `serve_context`; None without --kv-offload-dir.
 
-    faults: faults to inject, for tests.
+    faults: faults to inject, for tests. publisher: of events about the blocks there.
 
     The first start with a model's files reads them all, to identify them. Raises OptionError if the model has recurrent
     layers, or the folder or its bound cannot be used, and StartupError if the files have changed.
@@ -42,11 +50,39 @@ def open_tier(
         fingerprint = kv_fingerprint(compute_identity(config, models), model, config.block_size)
         make_folder = BlockFolder if faults is None else partial(FaultyFolder, faults)
         folder = make_folder(Path(config.kv_offload_dir), fingerprint, block_bytes)
-        return DiskTier(folder, config.kv_offload_max_bytes or folder.default_max_bytes())
+        max_bytes = config.kv_offload_max_bytes or folder.default_max_bytes()
+        if publisher is None:
+            return DiskTier(folder, max_bytes)
+        return DiskTier(folder, max_bytes, on_change=partial(_publish, publisher, runner.kv_groups))
     except ModelError as error:
         raise OptionError(f"--kv-offload-dir: {error}") from error
     except OSError as error:
         raise OptionError(f"--kv-offload-dir {config.kv_offload_dir!r} cannot be used ({error})") from error
+
+
+def _publish(
+    publisher: EventPublisher, groups: tuple[KVGroup, ...], stored: Collection[bytes], removed: Collection[bytes]
+) -> None:
+    """Publish the keys of blocks that are on disk now, and of those that are there no more."""
+    events: list[KVEvent] = []
+    for index, group in enumerate(groups):
+        number = index if len(groups) > 1 else None
+        if hashes := [block_hash(key) for key in removed if group_of_key(key) == index]:
+            events.append(BlockRemoved(block_hashes=hashes, medium=DISK, group_idx=number))
+        if hashes := [block_hash(key) for key in stored if group_of_key(key) == index]:
+            events.append(
+                BlockStored(
+                    block_hashes=hashes,
+                    parent_block_hash=None,
+                    token_ids=[],
+                    block_size=group.block_size,
+                    lora_id=None,
+                    medium=DISK,
+                    lora_name=None,
+                    group_idx=number,
+                )
+            )
+    publisher.publish(events)
 
 
 def check_states(architecture: str, *, has_states: bool, has_kv: bool) -> None:

@@ -102,6 +102,11 @@ _TIERS: tuple[MetricSpec, ...] = (
         lambda s: s.tier_restored_tokens,
         is_vllm=True,
     ),
+    counter(
+        "kv_events_dropped_total",
+        "Events of --kv-events that were not sent, because too many waited to be sent.",
+        lambda s: s.kv_events_dropped,
+    ),
 )
 
 _SPECULATION: tuple[MetricSpec, ...] = (

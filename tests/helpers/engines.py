@@ -22,6 +22,7 @@ from engine.protocol import (
     StepStats,
     ThinkingBudget,
 )
+from engine.protocol.kv_events import EventPublisher
 from engine.scheduling.adapters.slots import Fill
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_rules import CountedAs
@@ -124,6 +125,7 @@ def make_engine(
     tier: BlockTier | None = None,
     writes_through: bool = False,
     feeds: bool = False,
+    publisher: EventPublisher | None = None,
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
     groups = make_groups(block_size, windows, num_states, ratios)
@@ -139,6 +141,7 @@ def make_engine(
         spec_audit_rate=spec_audit_rate,
         enable_lora=adapters is not None,
         max_loras=max_loras,
+        kv_events=None if publisher is None else "tcp://127.0.0.1:5557",
     )
     runner = LedgerRunner(num_blocks, groups, num_states, feeds=feeds)
     engine = Engine(
@@ -153,6 +156,7 @@ def make_engine(
         on_started=on_started,
         budget=None if tier is None else SlowBudget(max_num_batched_tokens),
         tier=None if tier is None else AttachedTier(tier, runner, writes_through=writes_through),
+        publisher=publisher,
     )
     return engine, runner
 

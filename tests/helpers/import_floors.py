@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "engine": (
         "errors wording",
         "protocol config child_processes kv_tiers",
-        "client command_io scheduling quality",
+        "client command_io scheduling quality kv_events",
         "grammar sampling speculation adapters pooling scoring simulation",
         "runner",
         "engine draft_model faults",
@@ -86,6 +86,7 @@ WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.client": {"msgspec"},
     "engine.command_io": {"msgspec", "rich", "matplotlib", "rapidfuzz"},
     "engine.kv_tiers": set(),
+    "engine.kv_events": {"msgspec", "zmq"},
     "engine.scheduling": {"msgspec"},
     "engine.grammar": {"llguidance", "msgspec"},
     "engine.speculation": {"msgspec"},

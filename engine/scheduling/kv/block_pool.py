@@ -56,6 +56,7 @@ class BlockPool:
         self.num_blocks = num_blocks
         self._clock = clock
         self._on_evicted = on_evicted
+        self.on_removed: Callable[[bytes], None] | None = None  # called with each digest that leaves the index
         self._references = [0] * num_blocks
         self._digests: list[bytes | None] = [None] * num_blocks
         self._blocks_by_digest: dict[bytes, int] = {}
@@ -115,6 +116,8 @@ class BlockPool:
                 self.num_free_cached -= 1
                 self.version += 1
                 self._on_evicted(block, digest, self._freed_s[block], free is self._free_low_priority)
+                if self.on_removed is not None:
+                    self.on_removed(digest)
             self._references[block] = 1
             self._is_evicted_first[block] = is_evicted_first
             blocks.append(block)
@@ -169,13 +172,16 @@ class BlockPool:
             del self._free_cached[block]
             self._free_low_priority[block] = None
 
-    def register(self, block: int, digest: bytes) -> None:
-        """Register a full block in use under its digest, unless another block is registered under it."""
+    def register(self, block: int, digest: bytes) -> bool:
+        """Register a full block in use under its digest, unless another block is registered under it; return whether
+        it was registered."""
         assert self._references[block] > 0, f"block {block} is registered but not in use"
         assert self._digests[block] is None, f"block {block} is registered twice"
-        if digest not in self._blocks_by_digest:
-            self._blocks_by_digest[digest] = block
-            self._digests[block] = digest
+        if digest in self._blocks_by_digest:
+            return False
+        self._blocks_by_digest[digest] = block
+        self._digests[block] = digest
+        return True
 
     def unregister(self, block: int) -> None:
         """Remove a block from the index, so that it gets no further hits. References to it stay valid."""
@@ -185,6 +191,8 @@ class BlockPool:
         del self._blocks_by_digest[digest]
         self._digests[block] = None
         self.version += 1
+        if self.on_removed is not None:
+            self.on_removed(digest)
         if self._references[block] == 0:
             self._remove_free(block)
             self.num_free_cached -= 1

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.kv.block_events import BlockEvents
 from engine.scheduling.kv.block_pool import BlockPool, EvictionTally
 from engine.scheduling.kv.capacity import KVCapacity
 from engine.scheduling.kv.groups import NO_BLOCK, prefix_unit, smallest_step
 from engine.scheduling.kv.moves import BlockMoves, PendingMoves, WriteThrough
 from engine.scheduling.kv.pins import PinnedPrefixes
-from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, unit_hashes
+from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, group_of_key, unit_hashes
 from engine.scheduling.kv.recent_matches import RecentMatches
 from engine.scheduling.kv.states import StateAllocator
 from engine.scheduling.kv.tails import BlockTails
@@ -49,6 +50,9 @@ class KVManager:
         self._pools = [self.states if group.is_state else self.pool for group in groups]
         self.capacity = KVCapacity(groups, self._pools, self.pool, self.states)
         self._prefixes = PrefixIndex(groups, self._pools)
+        self.events = BlockEvents(self._prefixes) if config.records_block_events else None
+        if self.events is not None:
+            self.pool.on_removed = self.states.on_removed = self.events.remove
         self._recent_matches = RecentMatches(self._prefixes, self.pool)
         self.pins = PinnedPrefixes(self._prefixes, self.pool, config.max_pinned_blocks, self._moves)
         self.tier_reads = (
@@ -161,6 +165,9 @@ class KVManager:
         sequence.tables = match.tables
         if self.tier_reads is not None:
             self.tier_reads.restore(sequence, match, self.pool)
+        if self.events is not None:
+            for index, entry, _ in match.restored:
+                self.events.store(sequence, index, entry)
         sequence.num_computed = match.num_tokens
         read = sequence.num_read_units
         sequence.num_read_units = match.num_units if read is None else min(read, match.num_units)
@@ -298,7 +305,9 @@ class KVManager:
                 for entry in range(first * parts, end * parts):
                     if table[entry] != NO_BLOCK:
                         key = self._prefixes.key(index, sequence.unit_hashes, entry)
-                        self._pools[index].register(table[entry], key)
+                        is_new = self._pools[index].register(table[entry], key)
+                        if self.events is not None and is_new:
+                            self.events.store(sequence, index, entry)
                         if self._writes is not None:
                             self._writes.on_registered(sequence, self._groups[index], table[entry], key)
         if self._windowed:
@@ -367,6 +376,8 @@ class KVManager:
                 self._check_table(sequence, index, table)
         self.pins.check()
         self._recent_matches.check()
+        if self.events is not None:
+            assert all(self._pools[group_of_key(key)].find(key) is not None for key in self.events.published)
         for pool in (self.pool, self.states):
             pool.check()
             references = Counter(

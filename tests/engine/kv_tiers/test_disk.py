@@ -4,9 +4,10 @@ import itertools
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,13 +32,26 @@ pytestmark = pytest.mark.fast
 Open = Callable[..., DiskTier]
 
 
+class Changes:
+    """The keys that a tier's changes leave."""
+
+    def __init__(self) -> None:
+        self.keys: set[bytes] = set()
+
+    def __call__(self, stored: Collection[bytes], removed: Collection[bytes]) -> None:
+        assert self.keys.isdisjoint(stored)
+        assert self.keys.issuperset(removed)
+        self.keys |= set(stored)
+        self.keys -= set(removed)
+
+
 @pytest.fixture
 def open_tier(tmp_path: Path) -> Iterator[Open]:
     """Opens tiers in one folder, whose clock counts the calls of all of them."""
     ticks = itertools.count(10**18, 10**6)
     tiers: list[DiskTier] = []
 
-    def open_one(fingerprint: str = ONE, max_blocks: int = 100, **options: int) -> DiskTier:
+    def open_one(fingerprint: str = ONE, max_blocks: int = 100, **options: Any) -> DiskTier:
         folder = BlockFolder(tmp_path / "kv", fingerprint, BLOCK_BYTES)
         tiers.append(DiskTier(folder, max_blocks * FILE_BYTES, clock_ns=lambda: next(ticks), **options))
         return tiers[-1]
@@ -299,3 +313,21 @@ def test_engines_that_share_a_folder_never_read_a_wrong_block(open_tier: Open) -
         assert tier._own_bytes == sum(tier._index.values())
         assert tier._queued_bytes == 0
         assert tier.take_stats().failures == 0
+
+
+def test_changes_leave_the_blocks_that_are_stored(open_tier: Open, tmp_path: Path) -> None:
+    before = open_tier()
+    before.write(blocks(1, 2))
+    settle(before)
+    changes = Changes()
+    tier = open_tier(max_blocks=20, on_change=changes)
+    assert changes.keys == {key_of(1), key_of(2)}
+    tier.write(blocks(*range(3, 30)))  # the bound evicts the oldest
+    settle(tier)
+    tier.remove([key_of(29), key_of(99)])
+    settle(tier)
+    gone = next((tmp_path).rglob(f"{key_of(28).hex()}.kv"))
+    gone.unlink()
+    assert read(tier, 28) == [None]
+    assert changes.keys == {key_of(number) for number in stored(tier, range(30))}
+    assert 0 < len(changes.keys) < 20

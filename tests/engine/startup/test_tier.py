@@ -21,6 +21,7 @@ from engine.startup import build
 from engine.startup.build import build_engine
 from tests.helpers.checkpoints import llama_config
 from tests.helpers.engines import make_request
+from tests.helpers.kv_subscriber import CollectingPublisher
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 from tests.models.families.recurrent_variants import lfm2, qwen35
 from tests.models.families.rwkv7_variants import rwkv7
@@ -173,3 +174,24 @@ def test_a_bound_below_a_block_is_refused(model: Path, tmp_path: Path) -> None:
 def test_options_that_do_nothing_alone_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(StartupError, match=message):
         EngineConfig(**options)
+
+
+def test_events_name_the_blocks_in_the_pool_and_on_disk(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = CollectingPublisher()
+    monkeypatch.setattr(build, "open_publisher", lambda _: publisher)
+    engine, info = start(model, tmp_path / "kv", kv_persist=True, kv_events="tcp://127.0.0.1:5557")
+    answer(engine)
+    engine.close()
+    assert any(note.startswith("KV events: tcp://127.0.0.1:5557, with clients' prompts") for note in info.notes)
+    cached = publisher.subscriber.cached
+    assert len(cached["GPU"]) == 107 // info.block_size
+    assert cached["DISK"] == cached["GPU"]
+    after = CollectingPublisher()
+    monkeypatch.setattr(build, "open_publisher", lambda _: after)
+    second, _ = start(model, tmp_path / "kv", kv_persist=True, kv_events="tcp://127.0.0.1:5557")
+    assert after.subscriber.cached == {"DISK": cached["DISK"]}
+    answer(second)
+    second.close()
+    assert after.subscriber.cached["GPU"] == cached["GPU"]

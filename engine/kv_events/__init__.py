@@ -1,0 +1,1 @@
+"""Publication of events about cached blocks over ZeroMQ."""
