@@ -20,7 +20,7 @@ from server.config.server import ServerConfig
 from server.finetuning.adapter_files import CONFIG_FILE
 from server.finetuning.examples import ExampleMaker
 from server.finetuning.preparation import PreparationReport, PreparedFiles, prepare
-from server.finetuning.prepared_data import VALIDATION_FILE, EvaluationFile, ServedAnswers, prepare_data
+from server.finetuning.prepared_data import VALIDATION_FILE, EvaluationFile, ServedAnswers, add_tokens, prepare_data
 from server.finetuning.prompt_lines import PromptRules
 from server.finetuning.rendering import ModelTokens, Renderer
 from server.finetuning.scores.line_scores import LineScorer
@@ -96,6 +96,8 @@ def write_job(
             train, summary = prepare_data(folder, job, train, known, max_bytes, served)
         prepared = prepare(train, valid, order.method, renderer, prompts)
         prepared.report.data_summary = summary
+        if summary:
+            add_tokens(folder, prepared.train)
         write_rows(folder.train, prepared.train)
         write_rows(folder.valid, prepared.valid)
         write_rows(folder.samples, _samples(prepared, renderer))

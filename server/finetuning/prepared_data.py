@@ -10,6 +10,7 @@ from functools import partial
 
 import msgspec
 
+from engine.command_io.finetuning.items import TrainingItem
 from engine.command_io.finetuning.job import (
     FinetuningJob,
     JobFolder,
@@ -22,7 +23,8 @@ from server.data.formats import decoded, paragraphs
 from server.data.lines import FaultyData, parse_line
 from server.data.memory import LineMemory, TooManyLines
 from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
-from server.data.report import DataReport
+from server.data.report import DataReport, spread_of
+from server.finetuning.examples import Example
 from server.finetuning.faults import FileFault
 from server.finetuning.preparation import FaultyFile
 from server.finetuning.scores.judge import judge_of
@@ -115,12 +117,23 @@ async def _score_and_judge(steps: ModelSteps, scorer: LineScorer) -> None:
 
 def _check_removed(folder: JobFolder, preparation: Preparation) -> None:
     """Write the report, and raise InvalidRequest if too many lines are removed."""
-    content = msgspec.json.format(msgspec.json.encode(preparation.report), indent=1)
-    write_atomically(folder.data_report, content + b"\n")
+    _write_report(folder, preparation.report)
     try:
         preparation.check_removed()
     except TooManyRemoved as error:
         raise InvalidRequest(f"training_file: {error}", param="training_file") from None
+
+
+def add_tokens(folder: JobFolder, examples: Sequence[Example]) -> None:
+    """Add the tokens of the examples, as they are trained on, to the report in the folder. Raises OSError."""
+    report = msgspec.json.decode(folder.data_report.read_bytes(), type=DataReport)
+    report.tokens = spread_of([each.num_tokens for each in examples])
+    report.num_trained_tokens = sum(each.num_trained for each in examples if isinstance(each, TrainingItem))
+    _write_report(folder, report)
+
+
+def _write_report(folder: JobFolder, report: DataReport) -> None:
+    write_atomically(folder.data_report, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
 
 
 def is_plain_text(data: bytes) -> bool:

@@ -81,6 +81,8 @@ def test_lines_that_fail_a_step_are_not_trained_on_and_the_rest_is_a_file(folder
     counts = "near_duplicate 1, contaminated 2, chat_empty 1"
     assert outcome.report.data_summary == f"data preparation: 16 lines, removed 4 ({counts})"
     report = json.loads(folder.data_report.read_text())
+    assert report["tokens"]["total"] == sum(item.num_tokens for item in items) == outcome.report.num_tokens
+    assert report["num_trained_tokens"] == sum(item.num_trained for item in items)
     leaks = [(each["file"], each["line"]) for each in report["contaminated"]]
     assert leaks == [("validation_file", "8"), ("file-1", "10")]
 
