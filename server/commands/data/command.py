@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.command_io.finetuning.job import write_atomically, write_parts_atomically
 from engine.command_io.progress import foreground_progress
 from engine.errors import OptionError, StartupError
@@ -78,7 +79,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         train, valid = _divided(preparation, report, arguments)
         if scores is not None and arguments.order == "difficulty":
             train = by_difficulty(train, scores)
-        if arguments.model is not None or server is not None:
+        if _counts_tokens(arguments, options, server):
             report.tokens, report.num_trained_tokens = _tokens(arguments.model, server, [*train, *valid])
     except FaultyLines as error:
         shown = "".join(f"\n  {fault.place}: {fault.message}" for fault in error.faults[:_MAX_SHOWN])
@@ -103,12 +104,24 @@ def _apply_models(
         from server.commands.data.scoring import apply_semantic
 
         apply_semantic(server, preparation, check)
-    has_bounds = options.needs_scores or arguments.order == "difficulty"
+    has_bounds = _has_bounds(arguments, options)
     if not has_bounds and options.judge is None:
         return None
     from server.commands.data.scoring import apply_scores
 
     return apply_scores(arguments.model, server, preparation, has_bounds=has_bounds, check_removed=check)
+
+
+def _counts_tokens(arguments: argparse.Namespace, options: PreparationOptions, server: "ServerAddress | None") -> bool:
+    """Return whether a model's tokens are counted: of --model, or of a server's only one, unless it merely judges or
+    embeds."""
+    if arguments.model is not None or server is None:
+        return arguments.model is not None
+    return _has_bounds(arguments, options) or (options.judge is None and options.semantic_model is None)
+
+
+def _has_bounds(arguments: argparse.Namespace, options: PreparationOptions) -> bool:
+    return bool(options.needs_scores or arguments.order == "difficulty")
 
 
 def _tokens(model: str | None, server: "ServerAddress | None", lines: Sequence[KeptLine]) -> "Tokens":

@@ -40,8 +40,8 @@ class _Vectors(msgspec.Struct):
 
 
 class SemanticDuplicates:
-    """Finds lines whose questions and answers both have a cosine of at least the threshold with those of an earlier
-    kept line (SemDeDup: Abbas et al. 2023, here with the line itself in place of a cluster's center). Lines with
+    """Finds lines whose questions and answers both have a cosine of at least the threshold with an earlier kept line's
+    (SemDeDup: Abbas et al. 2023, here with the line itself in place of a cluster's center). Lines with
     different numbers are never duplicates, since models give exercises and dates nearly the same vectors."""
 
     def __init__(self, preparation: Preparation) -> None:

@@ -108,6 +108,12 @@ def test_a_server_scores_lines_by_batches_as_a_loaded_model_does(
     assert len(kept) == 8
 
 
+def test_a_server_counts_tokens_alone(fakes: list[FakeClient]) -> None:
+    _, report = _prepare(f"--server {URL}")
+    assert report["num_trained_tokens"] == 10 * 5
+    assert not fakes[0].requests
+
+
 def test_a_server_judges_by_the_model_that_the_grader_names(fakes: list[FakeClient]) -> None:
     Path("judge.json").write_text(json.dumps({**JUDGE, "model": MODEL}))
     kept, report = _prepare(f"--judge judge.json --min-score 5 --server {URL}")
@@ -135,11 +141,11 @@ def test_semantic_duplicates_are_removed_by_an_embedding_model(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.jsonl").write_bytes(encoded(*({"text": f"{letter} text"} for letter in "abcfg")))
     options = f"--semantic-model {MODEL} --max-removed 1 --report report.json --quality --dedup none"
-    server = f" --server {URL} --model {MODEL}" if place == "server" else ""
-    monkeypatch.setattr("server.commands.data.tokens.count_tokens_on_server", lambda *_: (NumberSpread(), 0))
+    server = f" --server {URL}" if place == "server" else ""
     assert run(["prepare", "in.jsonl", "--out", "out.jsonl", *options.split(), *server.split()]) == 0
     assert [json.loads(line)["text"][0] for line in Path("out.jsonl").read_text().splitlines()] == ["a", "f"]
     assert {request.service_class for request in made[0].pool_requests} == {ServiceClass.BATCH}
+    assert json.loads(Path("report.json").read_text())["tokens"] is None  # an embedding model is not trained
     capsys.readouterr()
     assert run(["report", "report.json"]) == 0
     assert "Semantic duplicates: 2 clusters, the largest ones" in capsys.readouterr().out
