@@ -33,6 +33,7 @@ COMMAND_NAMES = (
     "synthesize",
     "bench",
     "simulate",
+    "plan",
     "completion",
 )
 _PIP = re.compile(r"(?<![\w/.-])pip(?= install\b)")

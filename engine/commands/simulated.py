@@ -63,12 +63,7 @@ def model_on_card(config: EngineConfig, card: Card) -> SimulatedModel:
             f"--quantization is {config.quantization.value}; on a card, weights are simulated as they are stored; "
             "leave it out"
         )
-    files = find_local(config.model)
-    if files is None:
-        raise StartupError(f"{config.model} is not on this machine; fetch it first: headrace pull {config.model}")
-    opened = open_as_served(files, config)
-    if not isinstance(opened, OpenedModel) or is_pooling_model(opened.spec, files.root):
-        raise StartupError(f"{config.model} cannot be simulated: it is not a family of headrace's own that generates")
+    opened = open_simulated(config)
     compute = compute_by_torch(config)
     decoder, _ = assigned_decoder(opened, compute)
     layout = compute.cache_layout(opened.mixers)
@@ -102,6 +97,17 @@ def model_on_card(config: EngineConfig, card: Card) -> SimulatedModel:
         weight_bytes=weight_bytes,
         kv_bytes=budget.kv_bytes,
     )
+
+
+def open_simulated(config: EngineConfig) -> OpenedModel:
+    """Open a model that is on this machine. Raises ModelError or StartupError if it is not, or cannot be simulated."""
+    files = find_local(config.model)
+    if files is None:
+        raise StartupError(f"{config.model} is not on this machine; fetch it first: headrace pull {config.model}")
+    opened = open_as_served(files, config)
+    if not isinstance(opened, OpenedModel) or is_pooling_model(opened.spec, files.root):
+        raise StartupError(f"{config.model} cannot be simulated: it is not a family of headrace's own that generates")
+    return opened
 
 
 def measured_model(config: EngineConfig) -> SimulatedModel:

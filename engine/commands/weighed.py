@@ -167,11 +167,19 @@ def stored_weight_bytes(
     """
     if not isinstance(opened, OpenedModel):
         return _stored_bytes(files, opened.read_headers(), config)
+    return planned_decoder(opened, config, is_draft=is_draft).weight_bytes()
+
+
+def planned_decoder(opened: OpenedModel, config: EngineConfig, *, is_draft: bool = False) -> Decoder:
+    """Return a decoder on the meta device with weights as the loader would store them, without the padding of small
+    matrices. is_draft: as in `stored_weight_bytes`. Raises a ModelError if the model cannot be served."""
     options = load_options(config, config.device).weights
     if is_draft:  # its head and embeddings are quantized too
         options = replace(options, includes_head=True)
     decoder, _, plan = build_skeleton(opened, planned_compute(config, planned_device(config.device)), options)
-    return decoder.weight_bytes() + plan.packed_bytes
+    for layer, num_bytes in plan.packed.items():
+        layer.register_buffer("packed_planned", torch.empty(num_bytes, dtype=torch.uint8, device="meta"))
+    return decoder
 
 
 def _stored_bytes(files: ModelFiles, checkpoint: Checkpoint, config: EngineConfig) -> int:

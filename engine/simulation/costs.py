@@ -1,7 +1,7 @@
 """Seconds of a step, from its sizes: on a card, by its published figures, or on a machine, by measured steps."""
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -14,13 +14,20 @@ class StepSeconds(Protocol):
     def step_s(self, demand: StepDemand) -> float: ...
 
 
+# Qwen3-8B in bf16, one stream on an H100, vLLM 0.11: 7.28 ms a token, where its 16.4 GB take 4.9 ms. Qwen3.5-9B on an
+# H100, vLLM 0.17, 1,024 and 128 tokens: 34,470 tokens a second, or 0.62 of 989e12 operations.
+READ_EFFICIENCY, COMPUTE_EFFICIENCY = 0.67, 0.62
+EFFICIENCY_SOURCE = "GPUStack performance lab (docs/performance-lab), one H100, 2025 and 2026"
+
+
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Published figures of a card, and the shares of them that engines reached in published measurements."""
+    """Limits of a card by published figures, or of a machine by measurement. Steps reach the shares of them that
+    engines have reached in published measurements."""
 
     name: str
     read_bytes_per_s: float
-    flops_per_s: float  # dense, in bf16 with fp32 sums
+    flops_per_s: float  # of a card: dense, in bf16 with fp32 sums
     memory_bytes: int
     source: str
 
@@ -40,10 +47,6 @@ CARDS: dict[str, Card] = {
 }
 # Against copies of the sources. H100, H200 and L4 are listed there with sparsity, at twice the dense operations.
 CARDS_CHECKED = "2026-12"
-# Qwen3-8B in bf16, one stream on an H100, vLLM 0.11: 7.28 ms a token, where its 16.4 GB take 4.9 ms. Qwen3.5-9B on an
-# H100, vLLM 0.17, 1,024 and 128 tokens: 34,470 tokens a second, or 0.62 of 989e12 operations.
-READ_EFFICIENCY, COMPUTE_EFFICIENCY = 0.67, 0.62
-EFFICIENCY_SOURCE = "GPUStack performance lab (docs/performance-lab), one H100, 2025 and 2026"
 
 
 class CardTimes:
@@ -83,6 +86,12 @@ class MeasuredTimes:
     def step_s(self, demand: StepDemand) -> float:
         attention_s = demand.kv_bytes * self.kv_byte_s + demand.attention_flops * self.attention_flop_s
         return _interpolated(self, demand.num_rows, demand.num_logits) + attention_s
+
+    def with_weights(self, old_bytes: int, new_bytes: int) -> "MeasuredTimes":
+        """Return the times with weights of another size, which every step reads as fast as the smallest measured one
+        does. Other operations of another format are not modeled."""
+        change_s = self.rows_s[0][1] * (new_bytes - old_bytes) / old_bytes
+        return replace(self, rows_s=tuple((number, max(0.0, value_s + change_s)) for number, value_s in self.rows_s))
 
 
 @lru_cache(4096)

@@ -1,9 +1,11 @@
 """Fleet: several replicas behind one front, through which the requests of a trace come."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from bisect import insort
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from engine.config import EngineConfig
 from engine.errors import InvalidRequest
 from engine.protocol import EngineRequest, RequestOutput, SamplingParams
 from engine.scheduling.config import SchedulerConfig
@@ -93,10 +95,18 @@ class Fleet:
         # When a replica's step ends, and its number. A request that comes within a run makes its entry void.
         self._ends: list[tuple[float, int]] = []
         self._fates: list[RequestFate] = []
+        self._arrivals: list[TraceRequest] = []
+        self._next_request: Callable[[float], TraceRequest | None] = lambda _: None
 
-    def run(self, trace: Sequence[TraceRequest]) -> list[RequestFate]:
-        """Play a trace, which is in order of arrival, until all requests have ended; return their courses."""
-        position = 0
+    def run(
+        self, trace: Sequence[TraceRequest], next_request: Callable[[float], TraceRequest | None] = lambda _: None
+    ) -> list[RequestFate]:
+        """Play a trace, which is in order of arrival, until all requests have ended; return their courses.
+
+        next_request: called with the time when a request ends, returns the one that its user sends then, or None.
+        """
+        position, self._arrivals, self._next_request = 0, list(trace), next_request
+        trace = self._arrivals  # grows
         while (ends_s := self._next_end_s()) is not None or position < len(trace):
             if ends_s is not None and (position == len(trace) or ends_s <= trace[position].arrival_s):
                 self._end_step()
@@ -153,6 +163,8 @@ class Fleet:
         if output.finish_reason is not None:
             fate.ended_s = now_s
             self.replicas[fate.replica].num_open -= 1
+            if (following := self._next_request(now_s)) is not None:
+                insort(self._arrivals, following, key=lambda each: each.arrival_s)
 
 
 def make_replica(
@@ -183,4 +195,16 @@ def make_replica(
         budget,
         lambda plan: times.step_s(work.demand(plan)),
         decode_s=(lambda ends: map(times.step_s, work.decode_demands(ends))) if plays_runs else None,
+    )
+
+
+def replica_of(model: SimulatedModel, engine: EngineConfig) -> Replica:
+    """Make a replica with the scheduler's options of an engine."""
+    return make_replica(
+        model,
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        long_prefill_token_threshold=engine.long_prefill_token_threshold,
+        enable_prefix_caching=engine.enable_prefix_caching,
+        batch_step_ms=engine.batch_step_ms,
     )

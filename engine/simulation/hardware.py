@@ -24,7 +24,8 @@ _TRIAL_TOKENS = 256  # of the prefill that an engine measures at its start
 class SimulatedModel:
     """Sizes of a model, its memory on the hardware, and how long its steps take there.
 
-    measured: times on the machine; None for a card, whose figures are published.
+    measured: times of steps on the machine; None for a card, whose figures are published, and for `limits`. limits: of
+    this machine, measured, from which times are modeled as for a card.
     """
 
     model: str
@@ -39,11 +40,14 @@ class SimulatedModel:
     weight_bytes: int
     kv_bytes: int
     measured: MeasuredTimes | None = None
+    limits: Card | None = None
 
     @property
     def origin(self) -> str:
         """Origin of the hardware's figures, as results are marked with it."""
-        return "measured" if self.measured is not None else "published"
+        if self.measured is not None:
+            return "measured"
+        return "published" if self.limits is None else "measured limits"
 
     @property
     def kv_tokens(self) -> int:
@@ -51,7 +55,7 @@ class SimulatedModel:
         return self.num_blocks * min((each.block_size for each in self.kv_groups if not each.is_state), default=0)
 
     def times(self) -> StepSeconds:
-        return self.measured or CardTimes(find_card(self.hardware), self.work)
+        return self.measured or CardTimes(self.limits or find_card(self.hardware), self.work)
 
     def budget(self, num_tokens: int | None, batch_step_s: float) -> StepBudget:
         """Return the budget with which an engine on this hardware would start. num_tokens: a fixed limit."""
@@ -82,7 +86,7 @@ def model_faults(model: SimulatedModel) -> Iterator[str]:
         low, high = _LIMITS.get(path.rpartition(".")[2], (0, _MOST))
         if not low <= number <= high:
             yield f"{path} is {number}; it must be {low} to {high}"
-    if model.measured is None and model.hardware not in CARDS:
+    if model.measured is None and model.limits is None and model.hardware not in CARDS:
         yield f"measured is null, and hardware is {model.hardware!r}; it must be one of {', '.join(CARDS)}"
     for name in ("rows_s", "sequences_s") if model.measured is not None else ():
         numbers = [point[0] for point in getattr(model.measured, name)]

@@ -39,11 +39,16 @@ class StoragePlan:
 
     refusal: str | None  # why no layer can use native kernels; None if layers can
     dequantization_reason: str
-    packed_bytes: int = 0  # of weights outside the decoder's parameters, without the padding of kernels' layouts
+    packed: dict[nn.Module, int] = field(default_factory=dict)  # bytes of weights outside the parameters, by layer
     quantized_on_load: Counter[str] = field(default_factory=Counter)
     in_torch: Counter[str] = field(default_factory=Counter)  # quantized weights that torch dequantizes, by the reason
     dequantized: Counter[str] = field(default_factory=Counter)
     widened: Counter[str] = field(default_factory=Counter)  # converted to a format with more bits for the same numbers
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of weights outside the decoder's parameters, without the padding of kernels' layouts."""
+        return sum(self.packed.values())
 
     def count(self, tensor: StoredTensor, storage: WeightStorage | None) -> None:
         name = tensor.format.lower()
@@ -150,7 +155,7 @@ class _MethodChooser:
                 layer.set_method(NativeLinearMethod(packed, self.arena))
                 storages = {**packed}
         if not isinstance(layer.method, DenseLinearMethod):
-            self.plan.packed_bytes += sum(_packed_bytes(layer, shard, storage) for shard, storage in storages.items())
+            self.plan.packed[layer] = sum(_packed_bytes(layer, shard, storage) for shard, storage in storages.items())
         for shard, storage in storages.items():
             self.plan.count(tensors[shard], storage)
 

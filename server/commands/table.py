@@ -56,6 +56,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "simulate.command:run",
             "simulate.arguments",
         ),
+        Command("plan", "say how many users a machine takes within limits of time", "plan.command:run", "plan.command"),
         Command("completion", "print a script that lets your shell complete commands", "completion:run", "completion"),
     ),
 }

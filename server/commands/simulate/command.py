@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,15 +11,13 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from engine.child_processes.environment import compute_environment
 from engine.command_io.results import check_results_file, write_results
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.simulation.config import SimulateConfig
-from engine.simulation.fleet import Fleet, make_replica
-from engine.simulation.hardware import SimulatedModel, find_card, model_faults
+from engine.simulation.fleet import Fleet, replica_of
+from engine.simulation.hardware import SimulatedModel, find_card
 from engine.simulation.policies import make_policy
-from engine.simulation.replica import Replica
 from engine.simulation.report import result_tables
 from engine.simulation.results import GIVEN, MODELED, simulation_result
 from engine.simulation.trace import TraceRequest, draw_trace, read_trace
@@ -28,8 +25,8 @@ from server.commands.options.arguments import build_config
 from server.commands.options.definitions import OPTIONS
 from server.commands.options.sources import options_file, resolve_options
 from server.commands.simulate.arguments import SIZES, simulate_parser
+from server.commands.simulate.hardware import THIS, answer_from, read_saved, refuse_decided
 
-_THIS = "this"
 _NUM_SYNTHETIC = 1000
 _FILE_WIDTH = 120  # in files and pipes, for which rich would take 80
 # Options that only one kind of load has.
@@ -57,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     if config.save_hardware is not None:
         _save(config.save_hardware, model)
     began_s = time.process_time()
-    fleet = Fleet([_replica(model, engine) for _ in range(config.replicas)], policy, model.kv_tokens)
+    fleet = Fleet([replica_of(model, engine) for _ in range(config.replicas)], policy, model.kv_tokens)
     result = simulation_result(fleet, fleet.run(trace), config.price)
     cpu_s = time.process_time() - began_s
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
@@ -99,48 +96,13 @@ def _load(namespace: argparse.Namespace, config: SimulateConfig) -> list[TraceRe
     )
 
 
-def _replica(model: SimulatedModel, engine: EngineConfig) -> Replica:
-    return make_replica(
-        model,
-        max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=engine.max_num_batched_tokens,
-        long_prefill_token_threshold=engine.long_prefill_token_threshold,
-        enable_prefix_caching=engine.enable_prefix_caching,
-        batch_step_ms=engine.batch_step_ms,
-    )
-
-
 def _simulated_model(config: SimulateConfig, engine: EngineConfig, given: Mapping[str, object]) -> SimulatedModel:
     """Return the model on the hardware that --hardware names."""
     if Path(config.hardware).is_file():
-        if unusable := [name for name in ("model", *SIZES) if name in given]:
-            flag = OPTIONS[unusable[0]].flag
-            raise OptionError(f"{flag} was decided when {config.hardware} was saved; leave it out, or save another")
-        return _read_saved(config.hardware)
-    card = None if config.hardware == _THIS else find_card(config.hardware).name
-    command = [sys.executable, "-P", "-m", "engine.commands.simulated", msgspec.json.encode((engine, card)).decode()]
-    process = subprocess.run(
-        command, env=compute_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False
-    )
-    if process.returncode != 0:
-        sys.exit(process.returncode if process.returncode > 0 else 1)  # the process has said why
-    return msgspec.json.decode(process.stdout, type=SimulatedModel)
-
-
-def _read_saved(path: str) -> SimulatedModel:
-    """Read a file of --save-hardware. Raises OptionError for another file, and for values that cannot be."""
-    refusal = f"--hardware is {path}, which is not a file of --save-hardware"
-    try:
-        model = msgspec.json.decode(Path(path).read_bytes(), type=SimulatedModel)
-    except OSError as error:
-        raise OptionError(f"cannot read {path} of --hardware: {error.strerror}") from error
-    except msgspec.ValidationError as error:
-        raise OptionError(f"{refusal}: {error}") from error
-    except msgspec.DecodeError as error:
-        raise OptionError(f"{refusal}: it is not a whole JSON object") from error
-    if (fault := next(model_faults(model), None)) is not None:
-        raise OptionError(f"{refusal}: {fault}")
-    return model
+        refuse_decided(("model", *SIZES), given, config.hardware)
+        return read_saved(config.hardware)
+    card = None if config.hardware == THIS else find_card(config.hardware).name
+    return answer_from("engine.commands.simulated", (engine, card), SimulatedModel)
 
 
 def _save(path: str, model: SimulatedModel) -> None:

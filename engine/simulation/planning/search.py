@@ -1,0 +1,188 @@
+"""Search for the largest load within an SLO, by bisection over simulations."""
+
+import enum
+import math
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from engine.config import EngineConfig
+from engine.errors import OptionError
+from engine.simulation.fleet import Fleet, replica_of
+from engine.simulation.hardware import SimulatedModel
+from engine.simulation.planning.slo import SLO, Miss
+from engine.simulation.policies import make_policy
+from engine.simulation.results import Percentiles, SimulationResult, simulation_result
+from engine.simulation.trace import TraceRequest, draw_trace
+
+_RATE_STEP = 1.03  # the search for a rate ends within this factor
+_FIRST_STEP = 1.25  # from a guess to the next load; then twice as far, and so on
+_RARE = 0.01  # requests in the time of one that is alone
+_BURST_RATE = 1e9
+_MOST_USERS = 1024
+_EACH = 3  # counted requests of each user, at least
+_ALONE = 20  # requests, each sent when the last one has ended
+
+
+class LoadKind(enum.StrEnum):
+    """Measures of a load: requests a second at random times, or users who send one request after another."""
+
+    RATE = "rate"
+    CONCURRENCY = "concurrency"
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """The requests of a load. input, output: distributions of lengths, as parse_lengths reads them."""
+
+    input: str
+    output: str
+    num_requests: int
+    seed: int
+
+    def draw(self, rate: float, num_requests: int) -> list[TraceRequest]:
+        return draw_trace(
+            rate=rate,
+            num_requests=num_requests,
+            input_len=self.input,
+            output_len=self.output,
+            prefix_len=0,
+            num_prefixes=1,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Servers of one model, which take requests in turn."""
+
+    model: SimulatedModel
+    engine: EngineConfig
+    replicas: int
+    price: float | None = None  # of one server for an hour
+
+    def fleet(self) -> Fleet:
+        replicas = [replica_of(self.model, self.engine) for _ in range(self.replicas)]
+        return Fleet(replicas, make_policy("round_robin", 0), self.model.kv_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTrial:
+    """A load that was simulated, and the limits that it missed."""
+
+    amount: float  # of the load's kind
+    result: SimulationResult
+    misses: list[Miss]
+
+
+@dataclass(frozen=True, slots=True)
+class Largest:
+    """The largest load that keeps an SLO, and the reason why a larger one does not."""
+
+    trial: LoadTrial | None  # None: no load keeps it
+    reason: str
+
+
+class LoadSearch:
+    """Simulates loads of one kind on servers, and finds the largest one that keeps an SLO.
+
+    Raises OptionError if the servers refuse a request, which no load changes.
+    """
+
+    def __init__(self, servers: Servers, requests: Requests, kind: LoadKind, slo: SLO) -> None:
+        self._servers = servers
+        self._requests = requests
+        self._kind = kind
+        self._slo = slo
+        self.alone = self._judged(1, self._play_users(1, 0.0, _ALONE))
+        assert self.alone.result.request_s is not None
+        self.alone_s = self.alone.result.request_s.mean  # seconds of a request that has a server for itself
+
+    def trial(self, amount: float) -> LoadTrial:
+        """Simulate a load: `amount` requests a second, or users."""
+        if self._kind is LoadKind.CONCURRENCY:
+            gap_s = self.alone_s / amount
+            return self._judged(amount, self._play_users(int(amount), gap_s, self._requests.num_requests))
+        fleet = self._servers.fleet()
+        trace = self._requests.draw(amount, self._requests.num_requests)
+        return self._judged(amount, simulation_result(fleet, fleet.run(trace), self._servers.price))
+
+    def largest(self, near: float | None = None) -> Largest:
+        """Find the largest load: a rate within 3 %, a number of users up to 1,024 exactly. near: a guess, from which
+        the search is shorter if it is good."""
+        if self.alone.misses:
+            return Largest(None, f"even a request alone misses it: {_listed(self.alone.misses)}")
+        if self._kind is LoadKind.CONCURRENCY:
+            return self._search(1, _MOST_USERS, near or 1, f"more than {_MOST_USERS:,} users are not simulated")
+        burst = self.trial(_BURST_RATE).result
+        most = burst.answered / burst.duration_s
+        rare = _RARE / self.alone_s
+        reason = "the servers compute no more requests a second, however long these wait"
+        return self._search(min(rare, most), most, near or most / 2, reason)
+
+    def _search(self, least: float, most: float, near: float, reason: str) -> Largest:
+        """Find the largest load from `least` to `most`, where `reason` ends the search."""
+        tried = self.trial(min(max(near, least), most))
+        factor, good, bad = _FIRST_STEP, None, None
+        while good is None or bad is None:
+            good, bad = (good, tried) if tried.misses else (tried, bad)
+            if good is None and tried.amount == least:
+                return Largest(None, f"even the least load misses it: {_listed(tried.misses)}")
+            if bad is None and tried.amount == most:
+                return Largest(tried, reason)
+            if good is None or bad is None:
+                amount = tried.amount / factor if tried.misses else tried.amount * factor
+                tried = self.trial(min(max(self._rounded(amount, tried), least), most))
+                factor *= factor
+        while self._is_between(good, bad):
+            tried = self.trial(self._rounded(math.sqrt(good.amount * bad.amount), good))
+            good, bad = (good, tried) if tried.misses else (tried, bad)
+        return Largest(good, _reason(bad))
+
+    def _is_between(self, good: LoadTrial, bad: LoadTrial) -> bool:
+        """Whether there are loads between two that are worth a trial."""
+        if self._kind is LoadKind.CONCURRENCY:
+            return bad.amount - good.amount > 1
+        return bad.amount > good.amount * _RATE_STEP
+
+    def _rounded(self, amount: float, tried: LoadTrial) -> float:
+        """Return a load that can be simulated, near `amount`; never `tried` again."""
+        if self._kind is LoadKind.RATE:
+            return amount
+        return max(math.ceil(amount), tried.amount + 1) if amount > tried.amount else math.floor(amount)
+
+    def _play_users(self, num_users: int, gap_s: float, least: int) -> SimulationResult:
+        """Play users who come `gap_s` after one another. The first request of each is not in the percentiles, since it
+        comes while others are missing."""
+        drawn = iter(self._requests.draw(1.0, num_users + max(least, _EACH * num_users)))
+        first = [replace(each, arrival_s=gap_s * index) for index, each in enumerate(islice(drawn, num_users))]
+
+        def next_request(now_s: float) -> TraceRequest | None:
+            following = next(drawn, None)
+            return None if following is None else replace(following, arrival_s=now_s)
+
+        fleet = self._servers.fleet()
+        fates = fleet.run(first, next_request)
+        result, counted = simulation_result(fleet, fates, self._servers.price), fates[num_users:]
+        return replace(
+            result,
+            ttft_s=Percentiles.of(each.ttft_s for each in counted if each.ttft_s is not None),
+            token_s=Percentiles.of(each.token_s for each in counted if each.token_s is not None),
+            request_s=Percentiles.of(
+                each.ended_s - each.request.arrival_s for each in counted if each.ended_s is not None
+            ),
+        )
+
+    def _judged(self, amount: float, result: SimulationResult) -> LoadTrial:
+        if result.first_refusal is not None:
+            raise OptionError(f"a request of this load is refused: {result.first_refusal}")
+        return LoadTrial(amount, result, self._slo.misses(result))
+
+
+def _reason(trial: LoadTrial) -> str:
+    preemptions = trial.result.preemptions
+    full = f"; the KV cache is too small for so many ({preemptions:,} preemptions)" if preemptions else ""
+    return f"at {trial.amount:.3g}, {_listed(trial.misses)}{full}"
+
+
+def _listed(misses: list[Miss]) -> str:
+    return ", and ".join(map(str, misses))
