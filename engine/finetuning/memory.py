@@ -28,6 +28,28 @@ class GenerationMemory:
     num_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingMemory:
+    """Bytes that training needs besides the weights. state: of the trained numbers, their gradients and the optimizer,
+    `value_bytes` each. activations: kept for one backward pass. work: for parts of logits and dequantized weights."""
+
+    state: int
+    value_bytes: int
+    activations: int
+    work: int = _WORK_BYTES
+
+    @property
+    def total(self) -> int:
+        return self.state + self.activations + self.work
+
+
+def training_memory(decoder: Decoder, num_values: int, num_tokens: int, *, keeps_best: bool) -> TrainingMemory:
+    """Return the memory to train `num_values` numbers. decoder: also one without weights. num_tokens: tokens in one
+    backward pass. keeps_best: a copy of the best adapter is kept, as with a validation file."""
+    per_value = _PARAMETER_BYTES + (_BEST_BYTES if keeps_best else 0)
+    return TrainingMemory(num_values * per_value, per_value, num_tokens * _token_bytes(decoder))
+
+
 def check_memory(
     decoder: Decoder, lora: Lora, num_tokens: int, *, keeps_best: bool, generation: GenerationMemory | None = None
 ) -> None:
@@ -37,20 +59,19 @@ def check_memory(
     copy of the best adapter is kept, as with a validation file. generation: memory for sampling answers, which is free
     again before the gradients are computed.
     """
-    per_number = _PARAMETER_BYTES + (_BEST_BYTES if keeps_best else 0)
     num_trained = lora.values.numel()
-    state, activations = num_trained * per_number, num_tokens * _token_bytes(decoder)
+    memory = training_memory(decoder, num_trained, num_tokens, keeps_best=keeps_best)
     caches = 0 if generation is None else generation.num_bytes
-    needed = state + max(activations, caches) + _WORK_BYTES  # one after the other
+    needed = memory.total + max(0, caches - memory.activations)  # one after the other
     obtainable = obtainable_memory_bytes(torch.device("cpu"))
     if needed > obtainable:
         answers = "" if generation is None else f"or {gib(caches)} to generate {generation.num_sequences} answers, "
         remedy = "--max-length" if generation is None else "--max-completion-tokens"
         raise NotEnoughMemory(
             f"training needs {gib(needed)} besides the {gib(decoder.weight_bytes())} of weights, and "
-            f"{gib(obtainable)} is free: {gib(state)} for {num_trained:,} trained numbers of {per_number} bytes, "
-            f"{gib(activations)} for {num_tokens:,} tokens at a time, {answers}{gib(_WORK_BYTES)} to work with; "
-            f"lower {remedy} or --lora-rank, or choose a smaller model"
+            f"{gib(obtainable)} is free: {gib(memory.state)} for {num_trained:,} trained numbers of "
+            f"{memory.value_bytes} bytes, {gib(memory.activations)} for {num_tokens:,} tokens at a time, "
+            f"{answers}{gib(memory.work)} to work with; lower {remedy} or --lora-rank, or choose a smaller model"
         )
 
 
@@ -63,11 +84,16 @@ def most_tokens(sizes: Sequence[int], batch_size: int) -> int:
     return max(largest[0], min(MAX_TOKENS, sum(largest)))
 
 
+def active_share(decoder: Decoder) -> float:
+    """Return the share of the experts that a token is routed to; 1 without experts."""
+    moe = next((layer.experts for layer in decoder.spec.layers if layer.experts is not None), None)
+    return 1.0 if moe is None else moe.router.experts_per_token / moe.num_experts
+
+
 def _token_bytes(decoder: Decoder) -> int:
     """Return the activation bytes kept for the backward pass, per token. Only the experts that a token is routed to
     count, and the output layer does not, since its logits are computed in parts."""
-    moe = next((layer.experts for layer in decoder.spec.layers if layer.experts is not None), None)
-    share = 1.0 if moe is None else moe.router.experts_per_token / moe.num_experts
+    share = active_share(decoder)
     numbers = 0.0
     for name, layer in decoder.named_modules():
         if isinstance(layer, Linear) and layer is not decoder.head and not isinstance(layer, Embedding):

@@ -13,7 +13,7 @@ from models.progress import ProgressReport
 from models.training.generate import generate
 from models.training.lora import Lora
 
-_MAX_TOKENS = 32  # of an answer
+MAX_ANSWER_TOKENS = 32
 _TEMPERATURE = 0.7  # of further answers to one question
 _TOGETHER = 16
 _MAX_HELD_OUT = 8  # questions
@@ -69,7 +69,7 @@ def replayed_answers(
     count = num_questions(prompts)
     pool = [prompts[index % count].ids for index in range(wanted)]
     held_out = [prompt.ids for prompt in prompts[count:]]
-    max_tokens = min(_MAX_TOKENS, limit - longest)
+    max_tokens = min(MAX_ANSWER_TOKENS, limit - longest)
     total, items = wanted + len(held_out), list[TrainingItem]()
     is_adapted, lora.is_adapted = lora.is_adapted, False
     try:

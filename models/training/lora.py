@@ -188,6 +188,16 @@ def _select(named: dict[str, list[NamedLinear]], targets: Sequence[str]) -> dict
     return {module: linears for module, linears in chosen.items() if linears}
 
 
+def values_per_rank(decoder: Decoder, rules: Rules, targets: Sequence[str]) -> int:
+    """Return how many numbers a Lora of rank 1 trains; proportional to the rank. decoder: also one without weights.
+
+    Raises ModelError for targets that the model does not have.
+    """
+    layers = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
+    named = _select(trainable_layers(decoder, rules), targets)
+    return sum(_num_values(layers[name], linears, 1) for name, linears in named.items())
+
+
 def _num_values(layer: Linear, linears: Sequence[NamedLinear], rank: int) -> int:
     num_rows = sum(layer.rows(each.shard)[1] for linear in linears for each in linear.destinations)
     return rank * (len(linears) * layer.in_features + num_rows)

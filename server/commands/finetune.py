@@ -56,8 +56,8 @@ def run(argv: Sequence[str]) -> int:
     out = Path(config.out).expanduser().resolve()
     folder = JobFolder(out / "job")
     grader = None if config.grader is None else _grader(config.grader)
-    train = _read(namespace.train)
-    valid = None if config.validation is None else _read(config.validation)
+    train = read_input(namespace.train)
+    valid = None if config.validation is None else read_input(config.validation)
     if config.scaling is not None:
         check_sizes(config.scaling, config.method, config.hyperparameters, config.start)
         if valid is None:
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
         with locked(folder):
             if code := run_module("engine.finetuning.describe", str(folder.path), msgspec.json.encode(engine).decode()):
                 return 1 if code == TRY_AGAIN else code
-            report = _write(folder, config, engine, grader, train, valid)
+            report = write_files(folder, config, engine, grader, train, valid)
             sys.stderr.write("".join(f"{note}\n" for note in report_notes(report)))
             code = _train(folder) if config.scaling is None else train_curve(folder, config.scaling, _train)
             if code == 0:
@@ -95,7 +95,7 @@ def _how_to_serve(namespace: argparse.Namespace, out: Path) -> str:
     return as_typed(f"Serve it, and then ask for the model {name!r}:\n  {shlex.join(words)}\n")
 
 
-def _read(path: str) -> bytes:
+def read_input(path: str) -> bytes:
     try:
         return Path(path).expanduser().read_bytes()
     except OSError as error:
@@ -105,7 +105,7 @@ def _read(path: str) -> bytes:
 def _grader(path: str) -> dict[str, Any]:
     """Read and check the grader in a file. Raises OptionError if it is invalid or needs a server."""
     try:
-        body = parse_json(_read(path), "the file")
+        body = parse_json(read_input(path), "the file")
         grader = parse_grader(body, "grader")
         check_samples(grader, "grader")
     except InvalidRequest as error:
@@ -120,7 +120,7 @@ def _grader(path: str) -> dict[str, Any]:
     return dict(body)
 
 
-def _write(
+def write_files(
     folder: JobFolder,
     config: TrainingConfig,
     engine: EngineConfig,

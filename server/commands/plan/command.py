@@ -24,6 +24,7 @@ from engine.simulation.planning.slo import parse_slo
 from server.commands.options.arguments import Parser, add_options, build_config
 from server.commands.options.definitions import OPTIONS, options_of
 from server.commands.options.sources import options_file, resolve_options
+from server.commands.plan_training import is_about_training, run_training
 from server.commands.simulate.arguments import SCHEDULING, SIZES
 from server.commands.simulate.hardware import THIS, answer_from, read_saved, refuse_decided
 
@@ -33,6 +34,9 @@ _FILE_WIDTH = 150  # in files and pipes, for which rich would take 80
 _UNPLANNED = ("speculative_method", "draft_model", "speculative_config", "kv_offload_dir", "enable_lora")
 _EPILOG = f"""\
 cards: {", ".join(CARDS)}
+
+Of training: headrace plan MODEL --train FILE says what it takes, and headrace plan --jobs FOLDER... what more examples,
+rank or epochs would bring; headrace plan --train --help shows the options.
 
 exit codes: 0 if some load keeps the limits of --slo, 1 if the model cannot be planned, 2 for a wrong option or model,
 3 if no load keeps the limits.
@@ -46,6 +50,8 @@ examples:
 
 def run(argv: Sequence[str]) -> int:
     """Make the plan that `argv` asks for; return the exit code. Raises OptionError or StartupError."""
+    if is_about_training(argv):
+        return run_training(argv)
     namespace = plan_parser().parse_args(argv)
     config: PlanConfig = build_config(PlanConfig, namespace)
     kind, amount = _load(config)

@@ -1,0 +1,97 @@
+"""`headrace plan MODEL --train FILE` and `headrace plan --jobs FOLDER...`: what training takes or brings."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from engine.command_io.finetuning.config import TrainingConfig
+from engine.command_io.finetuning.job import JobFolder, TrainingMethod
+from engine.command_io.finetuning.plan import TrainingPlan
+from engine.config import EngineConfig
+from engine.errors import OptionError
+from server.commands.child_process import run_module
+from server.commands.finetune import read_input, write_files
+from server.commands.options.arguments import Parser, add_options, build_config
+from server.commands.options.definitions import OPTIONS, options_of
+from server.commands.simulate.hardware import answer_from
+from server.finetuning.job_files import MODEL_OPTIONS
+from server.finetuning.preparation import report_notes
+from server.finetuning.scaling.design import UNITS
+from server.finetuning.scaling.finished import finished_curve
+from server.finetuning.scaling.power_law import fit_power_law
+from server.finetuning.scaling.report import curve_report
+from server.finetuning.scaling.training_report import measured_speed, training_report
+
+NOTHING_FITS = 3  # exit code
+_NOT_PLANNED = ("out", "scaling", "grader")
+_FLAGS = ("--train", "--jobs")
+
+
+def is_about_training(argv: Sequence[str]) -> bool:
+    """Return whether the arguments of `headrace plan` ask for training and not for serving."""
+    return any(each.partition("=")[0] in _FLAGS for each in argv)
+
+
+def run_training(argv: Sequence[str]) -> int:
+    """Plan the training that `argv` describes, or fit finished jobs; return the exit code. Raises OptionError or
+    StartupError."""
+    namespace = training_parser().parse_args(argv)
+    if namespace.jobs is not None:
+        if namespace.train is not None or namespace.model is not None:
+            raise OptionError("--jobs fits finished jobs, and MODEL and --train plan a new one; give one of them")
+        curve = finished_curve(namespace.jobs)
+        sys.stdout.write(curve_report(fit_power_law(curve.points), curve.points, UNITS[curve.kind]))
+        return 0
+    if namespace.model is None or namespace.train is None:
+        raise OptionError("MODEL or the file of --train is missing; usage: headrace plan MODEL --train FILE")
+    plan = _plan(namespace)
+    speed = None if namespace.like is None else measured_speed(JobFolder(Path(namespace.like).expanduser() / "job"))
+    sys.stdout.write(training_report(plan, speed))
+    return NOTHING_FITS if plan.needed_bytes > plan.free_bytes else 0
+
+
+def _plan(namespace: argparse.Namespace) -> TrainingPlan:
+    """Prepare the job in a folder that is removed again, and plan it."""
+    namespace.out = "plan"
+    if getattr(namespace, "method", None) == TrainingMethod.REINFORCEMENT:
+        raise OptionError(
+            "--method is reinforcement, whose answers have no known length; only supervised, dpo and pretraining can "
+            "be planned"
+        )
+    config = build_config(TrainingConfig, namespace)
+    engine = build_config(EngineConfig, namespace)
+    train = read_input(namespace.train)
+    valid = None if config.validation is None else read_input(config.validation)
+    with tempfile.TemporaryDirectory(prefix="headrace-plan-") as where:
+        folder = JobFolder(Path(where) / "job")
+        folder.path.mkdir()
+        options = msgspec.json.encode(engine).decode()
+        if code := run_module("engine.finetuning.describe", str(folder.path), options):
+            sys.exit(code)
+        report = write_files(folder, config, engine, None, train, valid)
+        sys.stderr.write("".join(f"{note}\n" for note in report_notes(report)))
+        return answer_from("engine.finetuning.plan", str(folder.path), TrainingPlan)
+
+
+def training_parser() -> Parser:
+    """Return the parser of `headrace plan` with --train or --jobs."""
+    parser = Parser(
+        prog="headrace plan",
+        usage="headrace plan MODEL --train FILE [options of headrace finetune] | headrace plan --jobs FOLDER...",
+        description="Say what training MODEL on a file takes, before it is trained, or fit the held-out losses of jobs "
+        "that have ended. No weights are read.",
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help.replace("serve", "train"))
+    parser.add_argument("--train", nargs="?", metavar="FILE", help="Examples, as for headrace finetune.")
+    parser.add_argument("--like", metavar="FOLDER", help="--out of a job of this model, whose speed is taken.")
+    parser.add_argument(
+        "--jobs", nargs="+", metavar="FOLDER", help="Folders of finished jobs that differ in examples, rank or epochs."
+    )
+    options = [option for option in options_of(TrainingConfig) if option.name not in _NOT_PLANNED]
+    add_options(parser, options, many="extend")
+    add_options(parser, [OPTIONS[name] for name in MODEL_OPTIONS], many="append")
+    return parser

@@ -1,0 +1,64 @@
+"""The report of a plan: arithmetic that a reader can repeat."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.command_io.finetuning.events import JobEventLog
+from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.finetuning.plan import TrainingPlan
+from engine.errors import OptionError
+from server.finetuning.scaling.training_report import measured_speed, training_report
+
+pytestmark = pytest.mark.fast
+
+PLAN = TrainingPlan(
+    num_examples=100,
+    num_tokens=10_000,
+    num_learned=4_000,
+    replayed_tokens=2_000,
+    n_epochs=3,
+    num_steps=75,
+    lora_rank=8,
+    num_values=800_000,
+    num_parameters=100_000_000,
+    num_multiplied=80_000_000,
+    weight_bytes=1 << 30,
+    state_bytes=1 << 29,
+    activation_bytes=1 << 29,
+    work_bytes=1 << 28,
+    free_bytes=4 << 30,
+)
+
+
+def test_tokens_memory_and_time_follow_from_the_plan() -> None:
+    report = training_report(PLAN, None)
+    assert "3 epochs in 75 steps: 32,000 tokens to compute, about 2,000 of them replayed answers" in report
+    assert "Memory: 2.25 GiB, and 4.00 GiB is free" in report
+    assert "does not fit" not in report
+    assert "Time: 64 s to 2.1 min of CPU time" in report  # 4 * 80e6 * 32,000 operations at 160 and 80 GFLOP/s
+    assert "rank 8 holds about 1,600,000 bits, and the file teaches about 4,000: it is large enough" in report
+
+
+def test_a_measured_speed_replaces_the_published_one() -> None:
+    assert "Time: 5.3 min, at the measured 100 tokens/s" in training_report(PLAN, 100.0)
+
+
+def test_a_small_adapter_and_a_small_memory_are_named_with_remedies() -> None:
+    report = training_report(msgspec.structs.replace(PLAN, num_learned=4_000_000, free_bytes=1 << 30), None)
+    assert "it is too small for all of it; --lora-rank 20 would hold it" in report
+    assert "That does not fit: lower --max-length, --batch-size or --lora-rank" in report
+
+
+def test_the_speed_of_a_job_is_that_of_its_steps(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    with pytest.raises(OptionError, match=r"--like: .* cannot be read"):
+        measured_speed(folder)
+    events = JobEventLog(folder.events)
+    events.add("The job begins")
+    with pytest.raises(OptionError, match="has no steps of training"):
+        measured_speed(folder)
+    for tokens, step_s in ((100, 0.5), (200, 1.0)):
+        events.add("Step", kind="metrics", data={"tokens": tokens}, step_s=step_s)
+    assert measured_speed(folder) == 200.0
