@@ -20,6 +20,7 @@ from models.kv.layer import LayerKV
 
 _PART, _SCALES = "kv", "kv_scale"
 _MAX_COLUMNS = 256
+_MAX_LATENT = 512  # of values that are a part of the keys
 _MAX_SPREAD = 128  # the Hadamard matrix of more does not fit beside a prefill's tiles
 _LEAST_ROWS = 16  # of a tile
 _MAX_SPLITS = 32
@@ -76,8 +77,12 @@ class TritonAttention(AttentionBackend):
         if spec.indexer is not None or spec.reuses_choice:
             return "has no kernel for layers where an indexer chooses the positions"
         if spec.values_from is not None:
-            return "has no kernel for values that are a part of the keys yet"
-        if (columns := max(spec.head_dim, spec.value_dim)) > _MAX_COLUMNS:
+            most = _MAX_COLUMNS if dtype == torch.float32 else _MAX_LATENT
+            if max(spec.value_dim, spec.values_from) > most:
+                return (
+                    f"takes values of up to {most} numbers that are a part of the keys in {dtype}, not {spec.value_dim}"
+                )
+        elif (columns := max(spec.head_dim, spec.value_dim)) > _MAX_COLUMNS:
             return f"takes heads with up to {_MAX_COLUMNS} numbers, not {columns}"
         if has_spread_keys(kv_dtype, has_values=spec.values_from is None) and spec.head_dim > _MAX_SPREAD:
             return (
@@ -225,10 +230,11 @@ def _num_splits(shape: AttendShape, num_sequences: int, num_blocks: int, num_pro
 
 def _shape_class(spec: AttentionSpec, dtype: torch.dtype, code_dtype: torch.dtype | None) -> str:
     """Return the class of heads in the table of tiles."""
+    columns = max(spec.head_dim, spec.value_dim)
     if dtype == torch.float32:
         return "fp32"
-    columns = max(spec.head_dim, spec.value_dim)
-    return next(str(size) for size in (64, 128, 256) if columns <= size) + ("" if code_dtype is None else " codes")
+    size = next((str(size) for size in (64, 128, 256) if columns <= size), "latent")
+    return size if code_dtype is None else f"{size} codes"
 
 
 def _meta(shape: AttendShape, num_warps: int, num_stages: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ launch stays right:
 
 q: [T, H, D], rows `q_stride` apart. out: [T, H, V]. cu_seqlens: [S + 1], seq_lens: [S], tables: [S, ..], all int32.
 kv: a tile of 16 slots has keys [key heads, 16, D], and then values [key heads, 16, V] if they are no part of the keys.
-scales: None, or bf16 where these are codes: a tile has those of keys [key heads, 16], then of values. They are factors
+scales: None, or bf16 where these are codes: a tile has keys' scales [key heads, 16], then values'. They are factors
 of scores and weights, so that products with codes are exact; queries are spread as the keys of whole numbers are.
 slopes, sinks: [H] fp32 or None. bias: [H, bias_stride] fp32 or None, where distance 0 is in column `bias_zero`.
 Only positions that a sequence sees are read: other memory may hold NaN.
@@ -102,7 +102,7 @@ def _add_keys(
 
 @triton.jit
 def _rows(starts, inside, COLUMNS: tl.constexpr, SIZE: tl.constexpr, CODE: tl.constexpr = 0):
-    """Load SIZE numbers, or those of codes, from each start that is inside: [starts, COLUMNS], 0 elsewhere."""
+    """Load SIZE numbers, given as such or as codes, from each start that is inside: [starts, COLUMNS], 0 elsewhere."""
     columns = tl.arange(0, COLUMNS)
     mask = inside[:, None] if COLUMNS == SIZE else inside[:, None] & (columns < SIZE)[None, :]
     numbers = tl.load(starts[:, None] + columns[None, :], mask=mask, other=0)

@@ -16,7 +16,8 @@ class Tiles(NamedTuple):
 
 
 # (kernel, compute capability times 10, shape class) -> tiles, which have not been timed on a GPU. Classes of attention:
-# columns of the wider of a head's key and value; and "fp32". " codes": a quantized cache, which takes registers.
+# columns of the wider of a head's key and value; "latent" for values in keys of more columns than 256; and "fp32".
+# " codes": a quantized cache, which takes registers.
 TABLE: Mapping[tuple[str, int, str], Tiles] = {
     ("decode", 80, "64"): Tiles(64, 64, 4, 3),
     ("decode", 80, "128"): Tiles(64, 32, 8, 3),
@@ -36,6 +37,11 @@ TABLE: Mapping[tuple[str, int, str], Tiles] = {
     ("prefill", 90, "fp32"): Tiles(32, 16, 4, 2),
     ("prefill", 90, "128 codes"): Tiles(128, 32, 8, 3),
     ("prefill", 90, "256 codes"): Tiles(64, 32, 8, 2),
+    ("decode", 80, "latent"): Tiles(32, 32, 4, 2),
+    ("decode", 80, "latent codes"): Tiles(32, 16, 8, 2),
+    ("decode", 90, "latent"): Tiles(32, 32, 8, 2),
+    ("prefill", 80, "latent"): Tiles(32, 32, 8, 2),
+    ("prefill", 90, "latent codes"): Tiles(32, 16, 8, 2),
 }
 
 
@@ -86,8 +92,8 @@ def low_rank_tiles(num_rows: int, dtype: torch.dtype) -> LowRankTiles:
 
 
 def tiles_for(kernel: str, sm: int, shape_class: str) -> Tiles:
-    """Return the tiles of the newest listed device that is not newer than `sm`; those of a plain class for " codes", if
-    it has none."""
+    """Return the tiles of the newest listed device that is not newer than `sm`. A class for " codes" that has none gets
+    the plain one's."""
     for each in (shape_class, shape_class.removesuffix(" codes")):
         if devices := [device for name, device, shape in TABLE if (name, shape) == (kernel, each) and device <= sm]:
             return TABLE[kernel, max(devices), each]

@@ -133,6 +133,33 @@ def test_attention_that_is_not_causal_equals_reference(window: int | None) -> No
     check_attention(spec, [Lengths(37, 37), Lengths(1, 1)], distance_bias=_bias(2, 36))
 
 
+@pytest.mark.parametrize(
+    ("heads", "size", "values_from", "dtype", "kv_dtype"),
+    [
+        (4, 48, 16, torch.float32, None),
+        (3, 80, 32, torch.bfloat16, None),  # 48 values
+        (70, 48, 16, torch.bfloat16, None),  # more than a tile has rows
+        (4, 64, 0, torch.float32, None),
+        (4, 48, 16, torch.float32, torch.int8),
+        (3, 80, 32, torch.bfloat16, torch.float8_e4m3fn),
+    ],
+)
+@pytest.mark.parametrize("lengths", [DECODES, MIXED[:2]], ids=["decodes", "mixed"])
+def test_values_that_are_a_part_of_the_keys(
+    lengths: list[Lengths],
+    heads: int,
+    size: int,
+    values_from: int,
+    dtype: torch.dtype,
+    kv_dtype: torch.dtype | None,
+) -> None:
+    check_attention(AttentionSpec(heads, 1, size, 0.1, values_from=values_from), lengths, dtype, kv_dtype=kv_dtype)
+
+
+def test_latents_of_deepseek() -> None:
+    check_attention(AttentionSpec(16, 1, 576, 0.05, values_from=64), [Lengths(1, 40), Lengths(3, 3)], torch.bfloat16)
+
+
 def test_bias_by_distance_equals_reference() -> None:
     check_attention(AttentionSpec(4, 2, 32, 0.2), MIXED, distance_bias=_bias(4, 59))
 
@@ -242,7 +269,8 @@ def test_a_block_has_keys_of_all_heads_and_then_values() -> None:
             "int8 caches of heads with up to 128 numbers, not 256",
         ),
         (AttentionSpec(4, 4, 320, 1.0), torch.bfloat16, torch.bfloat16, "up to 256 numbers, not 320"),
-        (AttentionSpec(4, 1, 64, 1.0, values_from=16), torch.bfloat16, torch.bfloat16, "a part of the keys"),
+        (AttentionSpec(4, 1, 1088, 1.0, values_from=64), torch.bfloat16, torch.bfloat16, "a part of the keys"),
+        (AttentionSpec(4, 1, 576, 1.0, values_from=64), torch.float32, torch.float32, "up to 256 numbers"),
         (
             AttentionSpec(4, 1, 64, 1.0, indexer=IndexerSpec(2, 16, 4, NormSpec(NormKind.RMS, 1e-6))),
             torch.bfloat16,

@@ -77,5 +77,25 @@ def test_quantized_heads_of_other_sizes_stay_in_registers(
     compiled(found[name], sm).check()
 
 
+@pytest.mark.parametrize(
+    ("sm", "kv_dtype"),
+    [
+        (90, torch.bfloat16),
+        *(
+            pytest.param(sm, kv_dtype, marks=pytest.mark.long)
+            for sm in (80, 90, 100)
+            for kv_dtype in (torch.bfloat16, torch.int8, torch.float8_e4m3fn)
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("name", "rows", "sequences"), [("split_decode", 1, 4), ("mixed_prefill", 300, 1)])
+def test_latents_stay_in_registers(name: str, rows: int, sequences: int, sm: int, kv_dtype: torch.dtype) -> None:
+    spec = AttentionSpec(128, 1, 576, 0.1, values_from=64)
+    code = compiled(_launches(spec, sm, rows, sequences, kv_dtype=kv_dtype)[name], sm)
+    code.check()
+    assert code.count("HMMA|UTCHMMA") > 0
+
+
 def test_merge_stays_in_registers() -> None:
     compiled(_launches(AttentionSpec(32, 8, 128, 0.1), 90, 1, 4)["merge_splits"], 90).check()
