@@ -5,7 +5,10 @@
 #         with another build of torch: make lock LOCK=FILE INDEX=URL, and --build-arg LOCK=FILE
 #         --build-arg PIP_ARGS="--extra-index-url URL"
 # Run:    docker run --rm -p 8000:8000 -v headrace-cache:/cache headrace serve [MODEL] [options]
-#         on a GPU, with NVIDIA's container toolkit: docker run --gpus all ...
+#
+# On a GPU (not tried): Triton compiles kernels while the server runs, and needs a C compiler for it.
+#         docker build --build-arg RUNTIME_PACKAGES="gcc libc6-dev" -t headrace:gpu .
+#         docker run --gpus all ... headrace:gpu, with NVIDIA's container toolkit; or deploy/docker-compose.gpu.yml
 
 FROM python:3.12-slim AS build
 ARG PIP_ARGS=""
@@ -30,6 +33,12 @@ COPY models models
 RUN HEADRACE_WHEEL_LEVELS=all pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.12-slim
+ARG RUNTIME_PACKAGES=""
+# hadolint ignore=DL3008,SC2086
+RUN [ -z "${RUNTIME_PACKAGES}" ] \
+    || { apt-get update \
+    && apt-get install --yes --no-install-recommends ${RUNTIME_PACKAGES} \
+    && rm -rf /var/lib/apt/lists/*; }
 RUN useradd --create-home --uid 1000 headrace \
     && install --directory --owner=headrace --group=headrace /cache /data
 COPY --from=build /opt/headrace /opt/headrace
@@ -38,6 +47,7 @@ ENV PATH=/opt/headrace/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HEADRACE_HOST=0.0.0.0 \
     HEADRACE_CACHE=/cache \
+    TRITON_CACHE_DIR=/cache/triton \
     HF_HOME=/cache/huggingface
 # By number, so that Kubernetes can tell that it is not root.
 USER 1000

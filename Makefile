@@ -70,7 +70,7 @@ site: $(VENV)/.installed-test ## Build the documents as a site in build/site, an
 lock: $(VENV)/.installed-test $(BIN)/uv ## Write the image's LOCK, by hashes, of the versions installed here; INDEX: of torch
 	$(BIN)/python -m pip freeze --exclude-editable | sed -n 's/^\([^ ]*==[^ +]*\).*/\1/p' > $(VENV)/constraints.txt
 	echo '# What the image installs, each file by its hash. Made by `make lock`, of the versions that the tests ran with.' > $(LOCK)
-	$(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --generate-hashes --python-version 3.12 --extra otel \
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --generate-hashes --python-version 3.12 --extra otel --extra gpu \
 		$(if $(INDEX),--extra-index-url '$(INDEX)') --constraint $(VENV)/constraints.txt pyproject.toml >> $(LOCK)
 
 sbom: $(BIN)/cyclonedx-py ## Write a bill of materials of what LOCK installs, in CycloneDX's form, to SBOM

@@ -60,6 +60,19 @@ def test_the_schema_knows_each_option_that_the_chart_does_not_set_itself() -> No
     assert {f"--{name}" for name in properties} | set_by_chart == {option.flag for option in OPTIONS.values()}
 
 
+def test_the_values_for_a_gpu_are_values_of_the_chart_and_ask_for_one(tmp_path: Path) -> None:
+    values = yaml.safe_load((CHART / "values-gpu.yaml").read_text())
+    schema = json.loads(chart_schema.schema_text())["properties"]
+    assert values.keys() <= schema.keys()
+    assert values["image"].keys() <= schema["image"]["properties"].keys()
+    assert values["options"].keys() <= schema["options"]["properties"].keys()
+    (tmp_path / "headrace.yml").write_text(yaml.safe_dump(values["options"]))
+    assert configured(["serve"], {"HEADRACE_CONFIG": str(tmp_path / "headrace.yml")})[1].device == "cuda"
+    assert values["resources"]["requests"] == values["resources"]["limits"]  # Kubernetes wants it so of a GPU
+    assert values["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert values["strategy"]["rollingUpdate"]["maxSurge"] == 0
+
+
 @pytest.mark.parametrize("source", ["prometheus/alerts.yml", "prometheus/recording.yml", "grafana/headrace.json"])
 def test_the_chart_has_no_copy_of_rules_and_dashboard(source: str) -> None:
     assert (CHART / "files" / Path(source).name).resolve() == DEPLOY / source

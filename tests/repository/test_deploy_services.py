@@ -3,6 +3,7 @@
 import re
 import shlex
 import textwrap
+from pathlib import Path
 
 import pytest
 import yaml
@@ -53,6 +54,20 @@ def test_compose_has_a_volume_for_each_folder_that_the_server_writes_to() -> Non
     # A new volume has the owner of the image's folder.
     (owned,) = re.findall(r"install --directory --owner=headrace --group=headrace (.*)", IMAGE)
     assert set(owned.split()) == mounted
+
+
+def test_compose_with_a_gpu_builds_what_triton_needs_and_insists_on_the_gpu() -> None:
+    service = yaml.safe_load((DEPLOY / "docker-compose.gpu.yml").read_text())["services"]["headrace"]
+    engine = configured(deploy_files.compose_service("headrace")["command"], IMAGE_VARIABLES | service["environment"])[
+        1
+    ]
+    assert engine.device == "cuda"
+    for name, value in service["build"]["args"].items():
+        assert f'ARG {name}=""' in IMAGE
+        assert "gcc" in value
+    assert Path(IMAGE_VARIABLES["TRITON_CACHE_DIR"]).is_relative_to(IMAGE_VARIABLES["HEADRACE_CACHE"])  # can be written
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
 
 
 def test_compose_and_systemd_leave_a_drain_its_time() -> None:

@@ -37,8 +37,8 @@ def test_no_address_is_in_it() -> None:
 def test_every_dependency_is_in_it_in_a_version_that_fits() -> None:
     locked = _locked()
     project = _PROJECT["project"]
-    traces = project["optional-dependencies"]["otel"]
-    for requirement in map(Requirement, [*project["dependencies"], *traces, *_PROJECT["build-system"]["requires"]]):
+    extras = [each for name in ("otel", "gpu") for each in project["optional-dependencies"][name]]
+    for requirement in map(Requirement, [*project["dependencies"], *extras, *_PROJECT["build-system"]["requires"]]):
         version = locked[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} is locked at {version}: make lock"
 
