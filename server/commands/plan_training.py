@@ -44,7 +44,7 @@ def run_training(argv: Sequence[str]) -> int:
         if namespace.train is not None or namespace.model is not None:
             raise OptionError("--jobs fits finished jobs, and MODEL and --train plan a new one; give one of them")
         curve = finished_curve(namespace.jobs)
-        sys.stdout.write(curve_report(fit_power_law(curve.points), curve.points, UNITS[curve.kind]))
+        sys.stdout.write(curve_report(fit_power_law(curve.points), curve.points, UNITS[curve.kind], curve.per))
         return 0
     if namespace.model is None or namespace.train is None:
         raise OptionError("MODEL or the file of --train is missing; usage: headrace plan MODEL --train FILE")

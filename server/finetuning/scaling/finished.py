@@ -10,16 +10,18 @@ from engine.command_io.finetuning.job import JobFolder, Scaling
 from engine.errors import OptionError, StartupError
 from server.finetuning.preparation import PreparationReport
 from server.finetuning.scaling.design import UNITS, whole_size
-from server.finetuning.scaling.points import chosen_hyperparameters, held_out_losses
+from server.finetuning.scaling.points import chosen_hyperparameters, compares_pairs, held_out_losses
 
 _SAME_LOSS = 1e-4  # between held-out losses before training, which are of the same base model and lines
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedCurve:
-    """Points (size, held-out loss) of finished jobs. kind: the size that they differ in."""
+    """Points (size, held-out loss) of finished jobs. kind: the size that they differ in. per: whose mean a loss is,
+    "token" or "pair"."""
 
     kind: Scaling
+    per: str
     points: list[tuple[float, float]]
 
 
@@ -55,7 +57,8 @@ def finished_curve(paths: Sequence[str]) -> FinishedCurve:
             "--n-epochs and --lora-rank on several sizes of a file, or vary one of the two on the same file"
         )
     kind = varied[0]
-    return FinishedCurve(kind, [(each[kind], loss) for each, loss in zip(sizes, losses, strict=True)])
+    per = "pair" if compares_pairs(JobFolder(Path(paths[0]).expanduser() / "job")) else "token"
+    return FinishedCurve(kind, per, [(each[kind], loss) for each, loss in zip(sizes, losses, strict=True)])
 
 
 def _num_examples(folder: JobFolder) -> int:

@@ -72,6 +72,11 @@ def chosen_hyperparameters(folder: JobFolder) -> Chosen:
     raise StartupError(f"{folder.path} has no job that was trained; start it")
 
 
+def compares_pairs(folder: JobFolder) -> bool:
+    """Return whether a job's losses are of preference pairs, by the beta that the trainer logged."""
+    return any(data.get("beta") is not None for data in _event_data(folder))
+
+
 def _event_data(folder: JobFolder) -> list[dict[str, Any]]:
     try:
         return [event.data for event in parse_events(folder.events.read_bytes())]

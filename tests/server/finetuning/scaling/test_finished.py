@@ -15,7 +15,7 @@ pytestmark = pytest.mark.fast
 def test_jobs_that_differ_in_one_size_are_a_curve(tmp_path: Path) -> None:
     paths = [finished_job(tmp_path / str(rank), rank=rank, loss=1 / rank) for rank in (2, 4, 8)]
     curve = finished_curve(paths)
-    assert curve.kind is Scaling.RANK
+    assert (curve.kind, curve.per) == (Scaling.RANK, "token")
     assert curve.points == [(2, 0.5), (4, 0.25), (8, 0.125)]
 
 
@@ -23,6 +23,11 @@ def test_examples_are_counted_without_those_that_were_removed(tmp_path: Path) ->
     curve = finished_curve([finished_job(tmp_path / str(count), examples=count) for count in (40, 20)])
     assert curve.kind is Scaling.DATA
     assert [size for size, _ in curve.points] == [40, 20]
+
+
+def test_losses_of_preferences_are_of_pairs(tmp_path: Path) -> None:
+    paths = [finished_job(tmp_path / str(rank), rank=rank, beta=0.5) for rank in (2, 4)]
+    assert finished_curve(paths).per == "pair"
 
 
 @pytest.mark.parametrize(
