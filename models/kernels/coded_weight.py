@@ -1,10 +1,14 @@
 """CodedWeight: a quantized matrix in the layout that a GPU's kernels multiply. Loads no library."""
 
+import dataclasses
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+# Of a CodedWeight, those whose rows are the matrix's.
+_TENSORS = ("codes", "upper", "scales", "zeros", "minima", "supers", "super_minima")
 CODE_COLUMNS = 32  # the columns of a matrix, and of its groups, are a multiple of this
 
 
@@ -46,3 +50,45 @@ class CodedWeight:
     @property
     def rows(self) -> int:
         return len(self.codes)
+
+
+def are_alike(weights: Sequence[CodedWeight]) -> bool:
+    """Whether `joined` takes the matrices."""
+    return len({_layout(weight) for weight in weights}) == 1
+
+
+def joined(weights: Sequence[CodedWeight]) -> CodedWeight:
+    """Return one matrix with the rows of several that are alike, one after the other."""
+    if len(weights) == 1:
+        return weights[0]
+    spread = [_spread(weight) for weight in weights]
+    tensors = {
+        name: torch.cat([getattr(weight, name).view(torch.uint8) for weight in spread]).view(part.dtype)
+        for name in _TENSORS
+        if (part := getattr(spread[0], name)) is not None
+    }
+    return dataclasses.replace(spread[0], **tensors)
+
+
+def divided(weight: CodedWeight, count: int) -> list[CodedWeight]:
+    """Return views of the `count` matrices of equally many rows that a matrix joins."""
+    assert weight.row_group == 1
+    parts = {name: part.chunk(count) for name in _TENSORS if (part := getattr(weight, name)) is not None}
+    return [
+        dataclasses.replace(weight, **{name: chunks[index] for name, chunks in parts.items()}) for index in range(count)
+    ]
+
+
+def _layout(weight: CodedWeight) -> tuple[object, ...]:
+    dtypes = [None if (part := getattr(weight, name)) is None else part.dtype for name in _TENSORS]
+    table = None if weight.table is None else tuple(weight.table.tolist())
+    return weight.kind, weight.columns, weight.group, weight.offset, table, *dtypes
+
+
+def _spread(weight: CodedWeight) -> CodedWeight:
+    """Return the matrix with scales of its own for each row."""
+    if weight.row_group == 1:
+        return weight
+    groups = torch.arange(weight.rows, device=weight.codes.device) // weight.row_group
+    zeros = None if weight.zeros is None else weight.zeros[groups]
+    return dataclasses.replace(weight, scales=weight.scales[groups], zeros=zeros, row_group=1)

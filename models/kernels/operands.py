@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from models.architecture.feed_forward import RouterSpec
+from models.kernels.coded_weight import CodedWeight
 from models.kernels.row_input import Prologue
 
 
@@ -115,6 +116,18 @@ class DenseMatrix(NamedTuple):
     bias: torch.Tensor | None
 
 
+class CodedMatrix(NamedTuple):
+    """A linear layer's quantized weight as a GPU multiplies it, and its bias [out].
+
+    dtype: of activations. replace: gives the layer another memory of the same weight.
+    """
+
+    weight: CodedWeight
+    bias: torch.Tensor | None
+    dtype: torch.dtype
+    replace: Callable[[CodedWeight], None]
+
+
 class Expert(Protocol):
     """An expert of an MoE layer: an MLP."""
 
@@ -127,6 +140,10 @@ class Expert(Protocol):
     @property
     def dense(self) -> tuple[DenseMatrix, DenseMatrix] | None:
         """The layers before and after the activation, if their weights are neither packed nor quantized."""
+
+    @property
+    def coded(self) -> tuple[CodedMatrix, CodedMatrix] | None:
+        """The layers before and after the activation, if each has one quantized matrix that takes rows as they are."""
 
     def __call__(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor: ...
 

@@ -7,10 +7,11 @@ from torch import nn
 
 from models.architecture.feed_forward import MLPSpec
 from models.compute import ComputeConfig
-from models.kernels.operands import DenseMatrix
+from models.kernels.operands import CodedMatrix, DenseMatrix
 from models.kernels.row_input import Prologue
 from models.layers.activation import activation_of
 from models.layers.norm import Norm
+from models.linear.coded import CodedLinearMethod
 from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
@@ -53,6 +54,14 @@ class MLP(nn.Module):
         if not all(isinstance(each.method, DenseLinearMethod) for each in self.linears):
             return None
         return DenseMatrix(first.weight, first.bias), DenseMatrix(second.weight, second.bias)
+
+    @property
+    def coded(self) -> tuple[CodedMatrix, CodedMatrix] | None:
+        matrices = [
+            each.method.matrix(each) if isinstance(each.method, CodedLinearMethod) else None for each in self.linears
+        ]
+        first, second = matrices
+        return None if first is None or second is None else (first, second)
 
     def expand(self, x: torch.Tensor, norm: Prologue, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """Apply norm and the first linear layer to x [T, hidden]. Returns the intermediate rows for `contract`, [T, n].

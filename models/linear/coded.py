@@ -9,11 +9,12 @@ import torch
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.gguf.blocks import GGUFRows
 from models.errors import CheckpointError
-from models.kernels.coded_weight import CodedWeight
+from models.kernels.coded_weight import CodedWeight, are_alike, joined
 from models.kernels.formats import WeightFormat
+from models.kernels.operands import CodedMatrix
 from models.kernels.row_input import Prologue
 from models.kernels.torch.linear import LinearOperations
-from models.linear.coding import are_alike, code_blocks, code_quantized, joined
+from models.linear.coding import code_blocks, code_quantized
 from models.linear.method import LinearLayer, LinearMethod, Rearrange
 from models.linear.storage import QuantizedStorage, WeightStorage
 from models.quant.activations import round_rows
@@ -93,9 +94,18 @@ class CodedLinearMethod(LinearMethod):
             self._parts = shards
         self._shards.clear()
         for number, part in enumerate(self._parts):
-            for field in dataclasses.fields(part.weight):
-                if isinstance(value := getattr(part.weight, field.name), torch.Tensor):
-                    layer.register_buffer(f"{field.name}_{number}", value, persistent=False)
+            _register(layer, number, part.weight)
+
+    def matrix(self, layer: LinearLayer) -> CodedMatrix | None:
+        """Return the layer's only matrix; None if it has several, or if rows are permuted or rounded before it."""
+        if len(self._parts) != 1 or self._parts[0].inputs is not None:
+            return None
+
+        def replace(weight: CodedWeight) -> None:
+            self._parts = [_Part(weight)]
+            _register(layer, 0, weight)
+
+        return CodedMatrix(self._parts[0].weight, layer.bias, self.dtype, replace)
 
     def apply(
         self,
@@ -159,6 +169,13 @@ class CodedLinearMethod(LinearMethod):
     def format_of(self, shard: str | None) -> str:
         storage = self._storages[shard if shard in self._storages else None]
         return storage.name if isinstance(storage, QuantizedStorage) else storage.name.lower()
+
+
+def _register(layer: LinearLayer, number: int, weight: CodedWeight) -> None:
+    """Make the tensors of a part buffers of the layer."""
+    for field in dataclasses.fields(weight):
+        if isinstance(value := getattr(weight, field.name), torch.Tensor):
+            layer.register_buffer(f"{field.name}_{number}", value, persistent=False)
 
 
 def _takes_alike(part: _Part, other: _Part) -> bool:

@@ -1,7 +1,7 @@
 """Conversion of quantized matrices to the layout that a GPU's kernels multiply (CodedWeight)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -18,7 +18,6 @@ _TABLES = (Encoding.NF4, Encoding.FP4, *_EXACT_TABLES)
 _WIDE = {Encoding.INT8: CodeKind.INT8, Encoding.FP8_E4M3: CodeKind.E4M3}
 _CHUNK_ELEMENTS = 1 << 24  # that are unpacked at a time
 _SECOND_LEVEL = 256  # columns of a block of GGUF's K types
-_TENSORS = ("codes", "upper", "scales", "zeros", "minima", "supers", "super_minima")  # whose rows are the matrix's
 
 
 def coded_refusal(storage: WeightStorage | None, columns: int) -> str | None:
@@ -64,39 +63,6 @@ def code_blocks(blocks: GGUFRows) -> CodedWeight:
     sizes, read = _READERS[blocks.format]
     sections = blocks.rows.unflatten(1, (-1, sum(sizes))).split(sizes, dim=-1)
     return read(*(section.contiguous() for section in sections))  # views of rows with one block would stay strided
-
-
-def are_alike(weights: Sequence[CodedWeight]) -> bool:
-    """Whether `joined` takes the matrices."""
-    return len({_layout(weight) for weight in weights}) == 1
-
-
-def joined(weights: Sequence[CodedWeight]) -> CodedWeight:
-    """Return one matrix with the rows of several that are alike, one after the other."""
-    if len(weights) == 1:
-        return weights[0]
-    spread = [_spread(weight) for weight in weights]
-    tensors = {
-        name: torch.cat([getattr(weight, name).view(torch.uint8) for weight in spread]).view(part.dtype)
-        for name in _TENSORS
-        if (part := getattr(spread[0], name)) is not None
-    }
-    return dataclasses.replace(spread[0], **tensors)
-
-
-def _layout(weight: CodedWeight) -> tuple[object, ...]:
-    dtypes = [None if (part := getattr(weight, name)) is None else part.dtype for name in _TENSORS]
-    table = None if weight.table is None else tuple(weight.table.tolist())
-    return weight.kind, weight.columns, weight.group, weight.offset, table, *dtypes
-
-
-def _spread(weight: CodedWeight) -> CodedWeight:
-    """Return the matrix with scales of its own for each row."""
-    if weight.row_group == 1:
-        return weight
-    groups = torch.arange(weight.rows, device=weight.codes.device) // weight.row_group
-    zeros = None if weight.zeros is None else weight.zeros[groups]
-    return dataclasses.replace(weight, scales=weight.scales[groups], zeros=zeros, row_group=1)
 
 
 def _paired(codes: torch.Tensor) -> torch.Tensor:

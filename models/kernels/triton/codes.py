@@ -15,9 +15,13 @@ import triton.language as tl
 
 from models.kernels.coded_weight import CODE_COLUMNS, CodedWeight, CodeKind
 from models.kernels.triton.launch import launch
+from models.kernels.triton.moe import SortedPairs
+from models.kernels.triton.tuned import GroupedTiles
 
 _TILE = 128  # most columns that are multiplied before they are scaled
 _BLOCK = 1024  # columns of a program that dequantizes
+MOST_CODED_ROWS = 64  # of a tile
+_NO_GROUPS = (None,) * 5
 
 
 _NIBBLES = tl.constexpr(int(CodeKind.NIBBLES))
@@ -88,9 +92,14 @@ def multiply_kernel(
     minima,
     supers,
     super_minima,
-    bias,  # [N], or None
+    bias,  # [N], or None; of each expert
     residual,  # [M, N], or None; may be out
-    out,  # [M, N]
+    order,  # of grouped rows: see models/kernels/triton/moe.py; or None
+    ends,
+    expert_of_tile,
+    tile_ends,
+    factors,  # [P] fp32 of the pairs, or None
+    out,  # [M, N], or [P, N] of the pairs
     M,
     N,
     K,
@@ -106,14 +115,31 @@ def multiply_kernel(
     SUPER_GROUP: tl.constexpr,
     TILE: tl.constexpr,  # columns that are multiplied before they are scaled: a part of a group, or two groups of 16
     GROUPS: tl.constexpr,  # tiles side by side
+    EXPERTS: tl.constexpr,  # whose matrices of N rows W has; 1 without groups
+    SHARED_BY: tl.constexpr,  # pairs with the same row of x; 1 without groups
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """out = x W^T + bias + residual. Grid: (blocks of N, blocks of M)."""
-    n = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N))[None, None, :]
-    m = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M))[None, :, None]
-    n_inside, m_inside = n < N, m < M
-    row = n.to(tl.int64)
+    """out = x W^T + bias + residual, or each pair's product with its expert. Grid: (blocks of N, blocks of M)."""
+    of_block = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    targets = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)  # rows of out
+    is_row = targets < M
+    first_row, columns = 0, K
+    if order is not None:
+        found = tl.load(expert_of_tile + tl.program_id(1))
+        expert = tl.minimum(found, EXPERTS - 1)
+        has_earlier = expert > 0
+        first_tile = tl.load(tile_ends + expert - 1, mask=has_earlier, other=0)
+        first_pair = tl.load(ends + expert - 1, mask=has_earlier, other=0)
+        at_pair = first_pair + (tl.program_id(1) - first_tile) * BLOCK_M + tl.arange(0, BLOCK_M)
+        is_row = at_pair < tl.where(found < EXPERTS, tl.load(ends + expert), 0)
+        targets = tl.load(order + at_pair, mask=is_row, other=0)
+        first_row = expert * N
+        columns = tl.where(found < EXPERTS, K, 0)  # a tile without an expert reads nothing
+    n = of_block[None, None, :]
+    m = (targets // SHARED_BY)[None, :, None]
+    n_inside, m_inside = n < N, is_row[None, :, None]
+    row = first_row + n.to(tl.int64)
     scale_row = row // ROW_GROUP * ((K + GROUP - 1) // GROUP)
     super_row = row * (K // SUPER_GROUP)
     is_wide: tl.constexpr = KIND >= _IS_WIDE
@@ -121,7 +147,7 @@ def multiply_kernel(
     w = tl.arange(0, W)
     at = w if is_wide else w // 16 * 32 + w % 16  # columns of the tile
     total = tl.zeros((GROUPS, BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for first in range(0, K, TILE * GROUPS):
+    for first in range(0, columns, TILE * GROUPS):
         start = (first + tl.arange(0, GROUPS) * TILE)[:, None, None]  # first columns of the tiles
         inside = start < K
         w_mask, x_mask = n_inside & inside, m_inside & inside
@@ -162,14 +188,15 @@ def multiply_kernel(
                 )  # fmt: skip
                 sums = tl.sum(left.to(tl.float32) + right.to(tl.float32), 2, keep_dims=True)
                 total -= sums * least
-    n, m = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    inside, m = (n < N)[None, :] & (m < M)[:, None], m[:, None].to(tl.int64)
+    inside, target = (of_block < N)[None, :] & is_row[:, None], targets[:, None].to(tl.int64)
     y = tl.sum(total, 0)
     if bias is not None:
-        y += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+        y += tl.load(bias + first_row + of_block, mask=of_block < N, other=0.0).to(tl.float32)[None, :]
     if residual is not None:
-        y += tl.load(residual + m * residual_row + n[None, :], mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + m * out_row + n[None, :], y.to(out.dtype.element_ty), mask=inside)
+        y += tl.load(residual + target * residual_row + of_block[None, :], mask=inside, other=0.0).to(tl.float32)
+    if factors is not None:
+        y *= tl.load(factors + targets, mask=is_row, other=0.0)[:, None]
+    tl.store(out + target * out_row + of_block[None, :], y.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -232,25 +259,67 @@ def multiply_codes(
     """Write x W^T + bias + residual to `out` [T, rows], which may be the residual. x: [T, columns]; T may be 0."""
     assert x.stride(1) == out.stride(1) == 1
     assert x.shape[1] == weight.columns
-    assert weight.columns % CODE_COLUMNS == 0
-    num_rows, is_wide = len(x), weight.kind >= CodeKind.INT8
+    num_rows = len(x)
     if not num_rows:
         return
+    block_m = 16 if num_rows <= 16 else 32 if num_rows <= 32 else 64
+    _launch(x, weight, out, bias, residual, block_m, triton.cdiv(num_rows, block_m), _NO_GROUPS, 1)
+
+
+def multiply_grouped_codes(
+    x: torch.Tensor,
+    weight: CodedWeight,
+    biases: torch.Tensor | None,
+    pairs: SortedPairs,
+    tiles: GroupedTiles,
+    *,
+    factors: torch.Tensor | None = None,
+    out_dtype: torch.dtype,
+) -> torch.Tensor:
+    """Return factor * (W x + bias) of every pair, with the rows of its expert in `weight`: [P, N] in `out_dtype`.
+
+    x: [T, columns], a row for P / T pairs that follow each other. weight: the experts' matrices of N rows, stacked.
+    biases: [E, N], contiguous. factors: [P] fp32. pairs: sorted for tiles of `tiles.rows`, at most MOST_CODED_ROWS.
+    """
+    num_experts, num_pairs = len(pairs.ends), len(pairs.order)
+    out = torch.empty(num_pairs, weight.rows // num_experts, dtype=out_dtype, device=x.device)
+    if num_pairs:
+        groups = (pairs.order, pairs.ends, pairs.expert_of_tile, pairs.tile_ends, factors)
+        _launch(x, weight, out, biases, None, tiles.rows, len(pairs.expert_of_tile), groups, num_experts)
+    return out
+
+
+def _launch(
+    x: torch.Tensor,
+    weight: CodedWeight,
+    out: torch.Tensor,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    block_m: int,
+    num_blocks: int,
+    groups: tuple[torch.Tensor | None, ...],
+    num_experts: int,
+) -> None:
+    """Launch `multiply_kernel` on blocks of `block_m` rows. groups: its arguments from `order` to `factors`."""
+    assert weight.columns % CODE_COLUMNS == 0
+    is_wide = weight.kind >= CodeKind.INT8
     # A tile is a part of a group, and of all columns: the last group may be short.
     divided = weight.columns if weight.group >= weight.columns else weight.group | weight.columns
     tile = CODE_COLUMNS if weight.group == 16 else min(divided & -divided, _TILE)
-    block_m = 16 if num_rows <= 16 else 32 if num_rows <= 32 else 64
     # With 16 rows, more groups' sums fit into registers than with 64.
-    groups = max(1, (128 if is_wide else 256) * 16 // block_m // tile)
+    tiles_abreast = max(1, (128 if is_wide else 256) * 16 // block_m // tile)
+    num_outputs = weight.rows // num_experts
     launch(
         multiply_kernel,
-        (triton.cdiv(weight.rows, 32), triton.cdiv(num_rows, block_m)),
-        *(x, *_tensors(weight), bias, residual, out, num_rows, weight.rows, weight.columns),
+        (triton.cdiv(num_outputs, 32), num_blocks),
+        *(x, *_tensors(weight), bias, residual, *groups, out, len(x), num_outputs, weight.columns),
         *(x.stride(0), 0 if residual is None else residual.stride(0), out.stride(0)),
         IS_EXACT=weight.kind is not CodeKind.TABLE or weight.is_table_exact or x.dtype == torch.float32,
         **_meta(weight),
         TILE=tile,
-        GROUPS=groups,
+        GROUPS=tiles_abreast,
+        EXPERTS=num_experts,
+        SHARED_BY=1 if groups is _NO_GROUPS else len(out) // len(x),
         BLOCK_M=block_m,
         BLOCK_N=32,
         num_warps=4,

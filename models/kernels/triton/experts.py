@@ -5,19 +5,37 @@ from typing import NamedTuple
 
 import torch
 
-from models.kernels.operands import DenseMatrix, ExpertLayer
+from models.kernels.coded_weight import CodedWeight, are_alike, divided, joined
+from models.kernels.operands import CodedMatrix, DenseMatrix, ExpertLayer
 from models.kernels.row_input import InputKind, Prologue
 from models.kernels.torch.experts import MixedExperts, route
 from models.kernels.torch.linear import LinearOperations
+from models.kernels.triton.codes import MOST_CODED_ROWS, multiply_grouped_codes
 from models.kernels.triton.moe import SortedPairs, multiply_grouped, sort_pairs
 from models.kernels.triton.tuned import GroupedTiles, grouped_tiles
 
 
 class _Stack(NamedTuple):
-    """The same matrix of all experts."""
+    """The same matrix of all experts: dense [E, N, K], or quantized, of E * N rows."""
 
-    weights: torch.Tensor  # [E, N, K]
+    weights: torch.Tensor | CodedWeight
     biases: torch.Tensor | None  # [E, N]
+
+    def multiply(
+        self,
+        x: torch.Tensor,
+        pairs: SortedPairs,
+        tiles: GroupedTiles,
+        *,
+        factors: torch.Tensor | None = None,
+        out_dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """Return every pair's product with its expert, plus its bias, times its factor: [P, N] in `out_dtype`."""
+        if isinstance(self.weights, CodedWeight):
+            return multiply_grouped_codes(
+                x, self.weights, self.biases, pairs, tiles, factors=factors, out_dtype=out_dtype
+            )
+        return multiply_grouped(x, self.weights, self.biases, pairs, tiles, factors=factors, out_dtype=out_dtype)
 
 
 class GroupedExperts(MixedExperts):
@@ -31,13 +49,20 @@ class GroupedExperts(MixedExperts):
         super().__init__(layer)
         self._linear = linear
         dense = [expert.dense for expert in layer.experts if expert.dense is not None]
-        self._first, self._second = (_stacked([each[place] for each in dense]) for place in (0, 1))
+        coded = [expert.coded for expert in layer.experts if expert.coded is not None]
+        self._is_coded = bool(coded)
+        if coded:
+            self._dtype = coded[0][0].dtype
+            self._first, self._second = (_stacked_codes([each[place] for each in coded]) for place in (0, 1))
+        else:
+            self._dtype = dense[0][0].weight.dtype
+            self._first, self._second = (_stacked([each[place] for each in dense]) for place in (0, 1))
 
     def _prepare(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
         return self._linear.prepare(x, norm, torch.float32)
 
     def _routed(self, rows: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        layer, dtype = self._layer, self._first.weights.dtype
+        layer, dtype = self._layer, self._dtype
         if not len(rows):
             return torch.zeros(inputs.shape, dtype=torch.float32, device=inputs.device)
         experts, factors = route(layer.spec, layer.router, rows)  # [T, chosen]
@@ -45,6 +70,8 @@ class GroupedExperts(MixedExperts):
         counts = torch.zeros_like(layer.rows_per_expert).scatter_add_(0, chosen, torch.ones_like(chosen))
         layer.rows_per_expert.add_(counts)
         tiles = grouped_tiles(len(chosen) / len(counts), dtype)
+        if self._is_coded:
+            tiles = tiles._replace(rows=min(tiles.rows, MOST_CODED_ROWS))
         pairs = sort_pairs(chosen, counts, tiles.rows)
         if layer.spec.scales_input:
             inputs = (inputs.unsqueeze(1) * factors.unsqueeze(2)).flatten(0, 1)  # a row for each pair
@@ -57,16 +84,30 @@ class GroupedExperts(MixedExperts):
         self, inputs: torch.Tensor, pairs: SortedPairs, tiles: GroupedTiles, factors: torch.Tensor | None
     ) -> torch.Tensor:
         """Return every pair's output times its factor: [P, hidden] fp32."""
-        (up, up_bias), (down, down_bias) = self._first, self._second
-        inner = multiply_grouped(inputs, up, up_bias, pairs, tiles, out_dtype=up.dtype)
-        inner = self._linear.prepare(inner, self._layer.experts[0].activation, up.dtype)
-        return multiply_grouped(inner, down, down_bias, pairs, tiles, factors=factors, out_dtype=torch.float32)
+        inner = self._first.multiply(inputs, pairs, tiles, out_dtype=self._dtype)
+        inner = self._linear.prepare(inner, self._layer.experts[0].activation, self._dtype)
+        return self._second.multiply(inner, pairs, tiles, factors=factors, out_dtype=torch.float32)
 
 
 def takes_grouped(layer: ExpertLayer) -> bool:
-    """Whether GroupedExperts computes the layer: its experts have dense weights, and activations without parameters."""
+    """Whether GroupedExperts computes the layer: its experts have dense weights, or quantized ones that are alike, and
+    activations without parameters."""
     kinds = {expert.activation.row_input.kind for expert in layer.experts}
-    return InputKind.XIELU not in kinds and all(expert.dense is not None for expert in layer.experts)
+    if InputKind.XIELU in kinds:
+        return False
+    if all(expert.dense is not None for expert in layer.experts):
+        return True
+    coded = [expert.coded for expert in layer.experts]
+    matrices = [each for each in coded if each is not None]
+    return len(matrices) == len(coded) and all(are_alike([each[place].weight for each in matrices]) for place in (0, 1))
+
+
+def _stacked_codes(matrices: Sequence[CodedMatrix]) -> _Stack:
+    weights = joined([matrix.weight for matrix in matrices])
+    for matrix, own in zip(matrices, divided(weights, len(matrices)), strict=True):
+        matrix.replace(own)
+    biases = [matrix.bias for matrix in matrices if matrix.bias is not None]
+    return _Stack(weights, torch.stack(biases) if biases else None)
 
 
 def _stacked(matrices: Sequence[DenseMatrix]) -> _Stack:

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from models.checkpoints.gguf.blocks import GGUFRows
-from models.kernels.coded_weight import CodedWeight
+from models.kernels.coded_weight import CodedWeight, joined
 from models.kernels.formats import WeightFormat
-from models.kernels.triton.codes import dequantize_codes, multiply_codes
-from models.linear.coding import code_blocks, code_quantized, joined
+from models.kernels.triton.codes import dequantize_codes, multiply_codes, multiply_grouped_codes
+from models.kernels.triton.moe import sort_pairs
+from models.kernels.triton.tuned import grouped_tiles
+from models.linear.coding import code_blocks, code_quantized
 from models.quant.dequantize import dequantize
 from models.quant.tensor import Encoding, QuantKind
 from tests.helpers.gpu.compile import compiled, launches
@@ -70,6 +72,27 @@ def test_dequantized_rows_are_exact(name: str) -> None:
 
     torch.testing.assert_close(chosen, dense[ids], rtol=1e-6, atol=0.0)
     torch.testing.assert_close(run, dense[15:18], rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("name", ["int4 g32 zeros", "mxfp4", "fp8 16x128", "Q4_K", "Q6_K"])
+def test_rows_are_multiplied_by_the_codes_of_their_experts(name: str) -> None:
+    """Two experts for a row; the expert that no row chose is not read."""
+    parts = [coded(name, rows=48, columns=256) for _ in range(3)]
+    weight, dense = joined([weight for weight, _ in parts]), torch.stack([each for _, each in parts]).double()
+    spoiled = weight.scales if weight.supers is None else weight.supers
+    spoiled.view(3, 48, -1)[1] = torch.nan if spoiled.is_floating_point() else 255
+    experts = torch.tensor([2, 0, 0, 2, 2, 0])
+    x, factors = normal(3, 256, seed=1, dtype=torch.bfloat16), torch.linspace(0.5, 1.5, 6)
+    biases = normal(3, 48, seed=3)
+    pairs = sort_pairs(experts, experts.bincount(minlength=3), 16)
+
+    with interpreting():
+        got = multiply_grouped_codes(
+            x, weight, biases, pairs, grouped_tiles(1.0, x.dtype), factors=factors, out_dtype=torch.float32
+        )
+
+    product = torch.einsum("pk,pnk->pn", x.repeat_interleave(2, 0).double(), dense[experts]) + biases[experts]
+    assert relative_error(got, product * factors.unsqueeze(1)) < 1e-5
 
 
 @pytest.mark.parametrize("rows", [17, 33])

@@ -8,17 +8,22 @@ import torch
 from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
 from models.kernels.ops import Operations
 from models.kernels.row_input import IDENTITY
+from models.kernels.triton.codes import multiply_grouped_codes
 from models.kernels.triton.experts import GroupedExperts
 from models.kernels.triton.moe import multiply_grouped, sort_pairs
 from models.kernels.triton.operations import TritonOperations
 from models.kernels.triton.tuned import grouped_tiles
 from models.layers.mlp import MLP
 from models.layers.moe import MoE
+from models.linear.coded import CodedLinearMethod, _Part
+from models.linear.coding import code_quantized
 from models.linear.dense import DenseLinearMethod
+from models.quant.dequantize import dequantize
+from models.quant.tensor import Encoding, QuantKind
 from tests.helpers.checkpoints import cpu_compute
 from tests.helpers.gpu.compile import compiled, launches
 from tests.helpers.gpu.interpreter import interpreting
-from tests.helpers.random_quantized import relative_error
+from tests.helpers.random_quantized import random_quantized, relative_error
 from tests.models.kernels.test_rows import normal
 
 CPU = torch.device("cpu")
@@ -42,10 +47,10 @@ LAYERS = {
 }
 
 
-def layer_with(spec: MoESpec, ops: Operations, dtype: torch.dtype) -> MoE:
+def layer_with(spec: MoESpec, ops: Operations, dtype: torch.dtype, hidden_size: int = HIDDEN) -> MoE:
     """A layer with random weights, the same for all operations."""
     compute = dataclasses.replace(cpu_compute(), ops=ops, dtype=dtype)
-    moe = MoE(spec, HIDDEN, compute=compute, method=DenseLinearMethod(dtype, ops.linear()))
+    moe = MoE(spec, hidden_size, compute=compute, method=DenseLinearMethod(dtype, ops.linear()))
     generator = torch.Generator().manual_seed(0)
     state = {
         name: (torch.randn(each.shape, generator=generator) * each.shape[-1] ** -0.5).to(each.dtype)
@@ -77,6 +82,53 @@ def test_experts_equal_those_computed_in_turn(name: str, dtype: torch.dtype, tol
     assert got.dtype == dtype
     assert relative_error(got, want) < tolerance
     assert moe.rows_per_expert.tolist() == exact.rows_per_expert.tolist()
+
+
+def quantize_experts(moe: MoE, exact: MoE, kind: QuantKind, ops: TritonOperations, dtype: torch.dtype) -> None:
+    """Give the experts random quantized weights, and those of `exact` the same numbers."""
+    for expert, other in zip(moe.experts, exact.experts, strict=True):
+        for linear, dense in zip(expert.linears, other.linears, strict=True):
+            matrix = random_quantized(kind, linear.out_features, linear.in_features, scale_dtype=torch.float16)
+            dense.weight.data = dequantize(matrix, torch.float32)
+            linear.method = CodedLinearMethod({}, dtype, CPU, ops.linear())
+            linear.method._parts = [_Part(code_quantized(matrix))]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("kind", [QuantKind(Encoding.INT4, 32, has_zeros=True), QuantKind(Encoding.INT8, 32)], ids=str)
+def test_quantized_experts_equal_those_computed_in_turn(kind: QuantKind, dtype: torch.dtype, tolerance: float) -> None:
+    """With biases; afterwards the experts' own codes are views of what they share."""
+    mlp, ops = dataclasses.replace(BIASED, intermediate_size=32), TritonOperations(CPU)
+    spec = MoESpec(EXPERTS, mlp, ROUTER)
+    exact, moe = layer_with(spec, Operations(), torch.float32, 64), layer_with(spec, ops, dtype, 64)
+    for name, each in moe.named_parameters():
+        exact.get_parameter(name).data.copy_(each)
+    quantize_experts(moe, exact, kind, ops, dtype)
+    x = normal(3, 64, seed=1, dtype=dtype)
+    want = exact(x.float(), IDENTITY)
+
+    with interpreting():
+        got = moe(x, IDENTITY)
+
+    assert isinstance(moe._experts, GroupedExperts)
+    assert relative_error(got, want) < tolerance
+    assert moe.rows_per_expert.tolist() == exact.rows_per_expert.tolist()
+    codes = [expert.linears[0].method._parts[0].weight.codes for expert in moe.experts]  # type: ignore[union-attr]
+    assert len({each.untyped_storage().data_ptr() for each in codes}) == 1
+    with interpreting():  # and one expert alone still computes
+        torch.testing.assert_close(
+            moe.experts[1](x, IDENTITY).float(), exact.experts[1](x.float(), IDENTITY), rtol=0.1, atol=0.1
+        )
+
+
+def test_experts_of_different_formats_are_left_to_torch() -> None:
+    spec = MoESpec(EXPERTS, dataclasses.replace(GATED, intermediate_size=32), ROUTER)
+    ops = TritonOperations(CPU)
+    exact, moe = layer_with(spec, Operations(), torch.float32, 64), layer_with(spec, ops, torch.float32, 64)
+    quantize_experts(moe, exact, QuantKind(Encoding.INT4, 32), ops, torch.float32)
+    linear = moe.experts[1].linears[0]
+    linear.method._parts *= 2  # type: ignore[operator]
+    assert moe.is_in_torch
 
 
 def test_no_other_expert_is_read() -> None:
@@ -152,6 +204,26 @@ def test_few_rows_are_multiplied_by_tensor_cores() -> None:
 )
 def test_products_compile_without_spills(per_expert: int, dtype: torch.dtype, sm: int) -> None:
     check_compiled(per_expert, dtype, sm)
+
+
+@pytest.mark.parametrize(
+    "sm", [90, pytest.param(80, marks=pytest.mark.long), pytest.param(100, marks=pytest.mark.long)]
+)
+def test_products_with_codes_compile_without_spills(sm: int) -> None:
+    matrix = random_quantized(QuantKind(Encoding.INT4, 128), 1536, 512, scale_dtype=torch.float16)
+    weight = code_quantized(matrix)
+    for per_expert in (1, 64):
+        experts, tiles = torch.zeros(8 * per_expert, dtype=torch.int64), grouped_tiles(per_expert, torch.bfloat16)
+        pairs = sort_pairs(experts, torch.zeros(8, dtype=torch.int64), tiles.rows)
+        x = torch.empty(per_expert, 512, dtype=torch.bfloat16)
+        for launch in launches(
+            lambda x=x, pairs=pairs, tiles=tiles: multiply_grouped_codes(
+                x, weight, None, pairs, tiles, out_dtype=torch.float32
+            )
+        ):
+            code = compiled(launch, sm)
+            code.check()
+            assert code.count("HMMA|HGMMA|UTCHMMA|UTCMMA") > 0
 
 
 def check_compiled(per_expert: int, dtype: torch.dtype, sm: int) -> None:
