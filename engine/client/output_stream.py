@@ -90,6 +90,7 @@ def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
         finish_reason=second.finish_reason,
         stop_token_id=second.stop_token_id,
         num_cached_tokens=second.num_cached_tokens,
+        num_written_tokens=max(first.num_written_tokens, second.num_written_tokens),
         queue_s=first.queue_s if first.queue_s is not None else second.queue_s,
         first_token_s=first.first_token_s if first.first_token_s is not None else second.first_token_s,
         ended_s=second.ended_s,

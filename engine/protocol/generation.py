@@ -120,6 +120,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None  # the id that ended the sequence; it is the last of new_ids
     num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache, in every output
+    num_written_tokens: int = 0  # prompt tokens put into the prefix cache, with the first tokens and the last
     queue_s: float | None = None  # arrival to first scheduled, with the first output
     first_token_s: float | None = None  # the engine's time.monotonic() of the first tokens, with them
     ended_s: float | None = None  # the engine's time.monotonic() of the last tokens, with them

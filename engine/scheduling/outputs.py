@@ -72,6 +72,7 @@ def terminal_output(
         id=sequence.id,
         finish_reason=finish_reason,
         num_cached_tokens=sequence.num_cached or 0,
+        num_written_tokens=sequence.num_written,
         queue_s=None if sequence.has_output else _queue_s(sequence),
         preempted_s=_take_preemptions(sequence) if sequence.preempted_s else [],
         error=error,

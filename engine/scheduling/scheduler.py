@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from engine.errors import InvalidRequest
 from engine.protocol import (
     AbortReason,
@@ -339,6 +341,8 @@ class Scheduler:
         self._kv.commit(sequence, item.start)
         if output is None:
             return
+        if sequence.num_written and (output.first_token_s is not None or output.finish_reason is not None):
+            output = msgspec.structs.replace(output, num_written_tokens=sequence.num_written)
         if output.new_ids:
             sequence.account.charge_output(len(output.new_ids))
         if output.finish_reason is None:

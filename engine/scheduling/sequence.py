@@ -60,6 +60,7 @@ class Sequence:
     checkpoint: int | None = None  # table entry of the last recurrent state that was left in the cache
     status: SequenceStatus = SequenceStatus.WAITING
     num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted
+    num_written: int = 0  # prompt tokens that it put into the prefix cache, where later requests find them
     num_read_units: int | None = None  # prefix units that every admission found in the cache; it computed the rest
     num_computed_at_preemption: int = 0  # the largest over all preemptions: tokens below it are recomputed
     first_scheduled_s: float | None = None  # time.monotonic()

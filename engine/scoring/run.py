@@ -66,6 +66,7 @@ class ScoringRun:
         self._open: dict[str, _Lookup] = {}
         self._num_awaited = [1] * len(request.questions)  # rows of each question that are open or due
         self._num_cached = [0] * len(request.questions)  # tokens that the first row of each question found cached
+        self._num_written = 0
         self._first: RequestOutput | None = None
         # For each question that has not ended, by path: the sequences whose blocks the next rows continue.
         self._sequences: list[dict[Path, Sequence]] = [{} for _ in request.questions]
@@ -119,6 +120,7 @@ class ScoringRun:
         assert lookup.node is not None
         if not lookup.path:
             self._num_cached[lookup.question] = output.num_cached_tokens
+            self._num_written += output.num_written_tokens
         walk = self._walks[lookup.question]
         if sequence is not None:
             self._sequences[lookup.question][lookup.path] = sequence
@@ -200,6 +202,7 @@ class ScoringRun:
             id=self.request.id,
             finish_reason=finish_reason,
             num_cached_tokens=self._num_cached_tokens(),
+            num_written_tokens=self._num_written,
             queue_s=None if first is None else first.queue_s,
             preempted_s=self._preempted_s,
             **fields,  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ class Decided:
     raw: list[LabelMasses]
     num_tokens: int
     num_cached_tokens: int
+    num_written_tokens: int  # to the prefix cache
 
 
 async def decide(
@@ -51,7 +52,7 @@ async def decide(
     if is_first:
         check_first_token(model, terms, num_new_tokens)
     if not decision.questions:
-        return Decided([], [], 0, 0)
+        return Decided([], [], 0, 0, 0)
     account, num_questions = current_caller().account, len(decision.questions)
     meter = DecisionMeter(
         model.metrics, current_record(), account, prompt, terms, num_questions=num_questions, is_first=is_first
@@ -66,7 +67,8 @@ async def decide(
         count_end(model.metrics, meter.record, terms)
     assert output.scores is not None
     raw = averaged(decision, output.scores)
-    return Decided(_judged(decision, raw, model.metrics), raw, prompt.num_tokens, output.num_cached_tokens)
+    masses = _judged(decision, raw, model.metrics)
+    return Decided(masses, raw, prompt.num_tokens, output.num_cached_tokens, output.num_written_tokens)
 
 
 async def _scored(

@@ -137,8 +137,8 @@ def _question(given: DecisionQuestion, path: str) -> Question:
 def answer_of(body: DecisionRequest, decision: Decision, decided: Decided, model_name: str) -> DecisionAnswer:
     details = [answer_details(raw) if body.details else UNSET for raw in decided.raw]
     answers = [_answer(*each) for each in zip(decision.questions, decided.masses, details, strict=True)]
-    num_tokens, num_cached = decided.num_tokens, decided.num_cached_tokens
-    input_details = DecisionInputDetails(cached_tokens=num_cached, cache_write_tokens=0)
+    num_tokens = decided.num_tokens
+    input_details = DecisionInputDetails(decided.num_cached_tokens, decided.num_written_tokens)
     usage = DecisionUsage(input_tokens=num_tokens, input_tokens_details=input_details, total_tokens=num_tokens)
     return DecisionAnswer(model=model_name, answers=answers, usage=usage)
 

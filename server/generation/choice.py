@@ -90,6 +90,7 @@ class Choice:
         self.index = index
         self.num_tokens = 0
         self.num_cached_tokens = 0
+        self.num_written_tokens = 0
         self.num_prompt_computed = len(prompt.ids)  # fewer while progress is reported
         self.queue_s = 0.0  # from the request's arrival to its first step
         self.num_drafted = 0
@@ -120,6 +121,7 @@ class Choice:
         """Return the delta for one engine output. Raises RequestFailed or EngineUnavailable if the engine ended the
         request, and InvalidRequest if it refused the grammar."""
         self.num_cached_tokens = output.num_cached_tokens
+        self.num_written_tokens = max(self.num_written_tokens, output.num_written_tokens)
         if output.num_drafted:  # a terminal output from outside has none
             self.num_drafted = max(self.num_drafted, output.num_drafted)
             self.num_draft_accepted = max(self.num_draft_accepted, output.num_draft_accepted)

@@ -21,6 +21,7 @@ class Moderated:
     scores: list[dict[Category, float]]
     num_tokens: int
     num_cached_tokens: int
+    num_written_tokens: int  # to the prefix cache
 
 
 async def moderate(model: ServedModel, prompts: Sequence[ModerationPrompt], terms: RequestTerms) -> Moderated:
@@ -30,7 +31,7 @@ async def moderate(model: ServedModel, prompts: Sequence[ModerationPrompt], term
     """
     _check_tokens(sum(each.prompt.num_tokens for each in prompts))
     scores = []
-    num_tokens = num_cached_tokens = 0
+    num_tokens = num_cached_tokens = num_written_tokens = 0
     for number, each in enumerate(prompts):
         decided = await decide(model, each.decision, each.prompt, terms, is_first=number == 0, is_whole=False)
         masses = [found for found in decided.masses if found is not None]
@@ -42,9 +43,10 @@ async def moderate(model: ServedModel, prompts: Sequence[ModerationPrompt], term
         scores.append(category_scores_of(each.findings, masses))
         num_tokens += decided.num_tokens
         num_cached_tokens += decided.num_cached_tokens
+        num_written_tokens += decided.num_written_tokens
         # The request has begun, so its other texts may begin late.
         terms = dataclasses.replace(terms, queue_timeout_s=None)
-    return Moderated(scores, num_tokens, num_cached_tokens)
+    return Moderated(scores, num_tokens, num_cached_tokens, num_written_tokens)
 
 
 def _check_tokens(num_tokens: int) -> None:

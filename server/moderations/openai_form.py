@@ -14,7 +14,7 @@ def moderation_answer(answer_id: str, model: ServedModel, moderated: Moderated) 
     results = [moderation_result(scores, model.config.moderation_threshold) for scores in moderated.scores]
     for result in results:
         model.metrics.add("moderation_results_total", 1, "flagged" if result.flagged else "passed")
-    details = DecisionInputDetails(cached_tokens=moderated.num_cached_tokens, cache_write_tokens=0)
+    details = DecisionInputDetails(moderated.num_cached_tokens, moderated.num_written_tokens)
     num_tokens = moderated.num_tokens
     usage = DecisionUsage(input_tokens=num_tokens, input_tokens_details=details, total_tokens=num_tokens)
     return ModerationAnswer(id=answer_id, model=model.name, results=results, usage=usage)

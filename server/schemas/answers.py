@@ -8,6 +8,7 @@ from engine.protocol import FinishReason
 
 class PromptTokensDetails(msgspec.Struct):
     cached_tokens: int
+    cache_write_tokens: int  # tokens that later requests find in the prefix cache since this one
 
 
 class CompletionTokensDetails(msgspec.Struct, kw_only=True):

@@ -70,6 +70,7 @@ class KVManager:
         self.tails = BlockTails(self._prefixes, self.pool, self._free_before, is_enabled=has_tails)
         self._held: list[int] = []  # blocks of ended sequences to which a launched step writes
         # Groups that free blocks while a sequence runs: windows, chunks, and states as windows of one entry.
+        self._first_keys = next((index for index, group in enumerate(groups) if not group.is_state), 0)
         self._windowed = [(index, group) for index, group in enumerate(groups) if not group.is_full_attention]
 
     # --- prefixes -----------------------------------------------------------------------------------------------------
@@ -300,6 +301,7 @@ class KVManager:
         first, end = num_computed_before // self._unit, sequence.num_computed // self._unit
         if first < end and self._enable_prefix_caching:
             self.extend_hashes(sequence)
+            num_prompt_units = sequence.num_prompt // self._unit
             for index, table in enumerate(sequence.tables):
                 parts = self._prefixes.blocks_per_unit[index]
                 for entry in range(first * parts, end * parts):
@@ -308,6 +310,8 @@ class KVManager:
                         is_new = self._pools[index].register(table[entry], key)
                         if self.events is not None and is_new:
                             self.events.store(sequence, index, entry)
+                        if is_new and index == self._first_keys and entry < num_prompt_units * parts:
+                            sequence.num_written += self._unit // parts
                         if self._writes is not None:
                             self._writes.on_registered(sequence, self._groups[index], table[entry], key)
         if self._windowed:

@@ -101,7 +101,7 @@ def usage_of(params: GenerationParams, choices: Sequence[Choice], num_cached: in
         prompt_tokens,
         completion_tokens,
         prompt_tokens + completion_tokens,
-        PromptTokensDetails(num_cached),
+        PromptTokensDetails(num_cached, sum(choice.num_written_tokens for choice in choices)),
         _completion_details(params, choices),
     )
 

@@ -213,10 +213,10 @@ def _error_code(reply: ErrorReply) -> str:
 
 
 def _usage(usage: Usage) -> ResponseUsage:
-    details = usage.completion_tokens_details
+    details, prompt = usage.completion_tokens_details, usage.prompt_tokens_details
     return ResponseUsage(
         input_tokens=usage.prompt_tokens,
-        input_tokens_details=InputTokensDetails(usage.prompt_tokens_details.cached_tokens),
+        input_tokens_details=InputTokensDetails(prompt.cached_tokens, prompt.cache_write_tokens),
         output_tokens=usage.completion_tokens,
         output_tokens_details=OutputTokensDetails(0 if details is msgspec.UNSET else details.reasoning_tokens),
         total_tokens=usage.total_tokens,

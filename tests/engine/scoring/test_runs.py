@@ -142,6 +142,10 @@ def test_each_token_is_computed_once(num_state: int) -> None:
     ended, steps = _run(engine)
     assert ended["s"].num_cached_tokens == sum(step.prefix_hits for step in steps) == 0
     assert sum(step.prefix_queries for step in steps) == num_state + len(request.questions[0].ids)
+    prompts = [[*request.prompt_ids, *question.ids] for question in request.questions]
+    blocks = {tuple(ids[:end]) for ids in prompts for end in range(4, len(ids) + 1, 4)}
+    num_written = ended["s"].num_written_tokens
+    assert num_written == 4 * len(blocks)
     # Some beginnings of questions are alike, and found too.
     assert runner.num_tokens <= request.num_tokens + _num_deeper_rows(request)
     assert runner.num_copies
@@ -149,6 +153,7 @@ def test_each_token_is_computed_once(num_state: int) -> None:
     engine.score(_request("t", num_state, num_questions=40))
     ended, _ = _run(engine)
     assert ended["t"].num_cached_tokens >= num_state // 4 * 4
+    assert ended["t"].num_written_tokens <= num_written - num_state // 4 * 4
     assert runner.num_tokens - before < request.num_tokens - num_state + 4 + _num_deeper_rows(request)
 
 

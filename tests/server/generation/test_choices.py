@@ -36,7 +36,7 @@ async def test_usage_counts_a_prompt_once_and_every_choice() -> None:
         "prompt_tokens": 3 + 2,
         "completion_tokens": 6 * 4,
         "total_tokens": 5 + 24,
-        "prompt_tokens_details": {"cached_tokens": 2 + 2},
+        "prompt_tokens_details": {"cached_tokens": 2 + 2, "cache_write_tokens": 0},
     }
 
 

@@ -62,7 +62,7 @@ async def test_usage_comes_in_a_last_chunk_without_choices() -> None:
         "prompt_tokens": 21,
         "completion_tokens": 3,
         "total_tokens": 24,
-        "prompt_tokens_details": {"cached_tokens": 2},
+        "prompt_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0},
     }
 
 
@@ -95,7 +95,7 @@ async def test_a_whole_answer_has_openais_shape() -> None:
             "prompt_tokens": 21,
             "completion_tokens": 3,
             "total_tokens": 24,
-            "prompt_tokens_details": {"cached_tokens": 2},
+            "prompt_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0},
         },
         "system_fingerprint": FINGERPRINT,
     }

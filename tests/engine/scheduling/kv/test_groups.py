@@ -44,10 +44,11 @@ def test_a_long_sequence_needs_of_small_blocks_only_its_window(ratios: tuple[int
 def test_prefixes_are_found_in_whole_blocks_of_all_groups(ratios: tuple[int, int]) -> None:
     run = SchedulerRun(make_config(num_blocks=200, windows=(None, 10), ratios=ratios, max_num_batched_tokens=16))
     prompt = make_prompt(60)
-    run.run([make_request("a", prompt, max_tokens=1)])
+    first = run.run([make_request("a", prompt, max_tokens=1)])
     transcript = run.run([make_request("b", [*prompt, 1], max_tokens=1)])
     unit = 4 * math.lcm(*ratios)
-    assert transcript.last["b"].num_cached_tokens == 60 // unit * unit
+    assert first.last["a"].num_written_tokens == transcript.last["b"].num_cached_tokens == 60 // unit * unit
+    assert transcript.last["b"].num_written_tokens == 0
 
 
 def test_a_hit_needs_of_a_window_only_its_last_blocks() -> None:

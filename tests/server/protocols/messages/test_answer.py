@@ -42,7 +42,7 @@ class _Generation:
             accepted_draft_tokens=0,
             reasoning_tokens=1,
         )
-        return Usage(9, self._num_tokens, 9 + self._num_tokens, PromptTokensDetails(4), details)
+        return Usage(9, self._num_tokens, 9 + self._num_tokens, PromptTokensDetails(4, 0), details)
 
 
 def _formatter(**options: bool) -> MessagesFormatter:
