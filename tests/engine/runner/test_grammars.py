@@ -71,7 +71,7 @@ def _texts(client: LocalClient) -> dict[str, list[int]]:
 def expected(model: LoadedModel, grammars: GrammarCompiler) -> dict[str, list[int]]:
     """By masks behind the pass."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GrammarMasks, "start", lambda *_: NO_MASKS)
+        patch.setattr(GrammarMasks, "start", lambda *_, **__: NO_MASKS)
         return _texts(_client(model, grammars))
 
 
