@@ -37,7 +37,7 @@ TABLE: Mapping[tuple[str, int, str], Tiles] = {
     ("prefill", 90, "fp32"): Tiles(32, 16, 4, 2),
     ("prefill", 90, "128 codes"): Tiles(128, 32, 8, 3),
     ("prefill", 90, "256 codes"): Tiles(64, 32, 8, 2),
-    ("decode", 80, "latent"): Tiles(32, 32, 4, 2),
+    ("decode", 80, "latent"): Tiles(32, 16, 8, 2),
     ("decode", 80, "latent codes"): Tiles(32, 16, 8, 2),
     ("decode", 90, "latent"): Tiles(32, 32, 8, 2),
     ("prefill", 80, "latent"): Tiles(32, 32, 8, 2),
