@@ -4,14 +4,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from engine.simulation.fleet import Fleet, RequestFate
 
 MODELED = "modeled"  # from the scheduler's decisions and modeled step times
 GIVEN = "given"  # by the trace or an option
 
 
-@dataclass(frozen=True, slots=True)
-class Percentiles:
+class Percentiles(msgspec.Struct, frozen=True):
     """Percentiles of one figure over all requests that have it."""
 
     mean: float

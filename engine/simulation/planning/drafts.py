@@ -1,14 +1,13 @@
 """DraftCosts: how good drafts must be to save time, from the cost of steps that verify them."""
 
-from dataclasses import dataclass
+import msgspec
 
 from engine.simulation.hardware import SimulatedModel
 
 NUM_DRAFT = 4  # tokens that a draft proposes
 
 
-@dataclass(frozen=True, slots=True)
-class DraftCosts:
+class DraftCosts(msgspec.Struct, frozen=True):
     """Steps of decoding with drafts of `num_draft` tokens, in which `num_sequences` verify one each.
 
     Drafts save time if a step gives more tokens than `break_even_tokens`, which is so if each drafted token is accepted

@@ -1,10 +1,12 @@
-"""PlanJob: what `headrace plan` asks of the process that reads models' sizes, and its answer."""
+"""Jobs of processes: PlanJob reads the sizes of a model for `headrace plan`, and ServedPlanJob plans a served one."""
 
 from dataclasses import dataclass
 
 from engine.config import EngineConfig
 from engine.simulation.hardware import SimulatedModel
 from engine.simulation.planning.plan import Variant
+from engine.simulation.planning.search import LoadKind, Requests
+from engine.simulation.planning.slo import SLO
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +25,16 @@ class PlannedModels:
 
     model: SimulatedModel
     variants: list[Variant]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPlanJob:
+    """A plan of a model that is served: its times, the engine's options, and what `make_plan` takes."""
+
+    model: SimulatedModel
+    engine: EngineConfig
+    requests: Requests
+    kind: LoadKind
+    amount: float
+    slo: SLO
+    has_changes: bool

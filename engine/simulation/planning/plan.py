@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from engine.command_io.lengths import LognormalLength, UniformLength, parse_lengths
 from engine.errors import OptionError
 from engine.simulation.hardware import SimulatedModel
@@ -25,8 +27,7 @@ class Variant:
     failure: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedMemory:
+class PlannedMemory(msgspec.Struct, frozen=True):
     """Bytes of one server."""
 
     weight_bytes: int
@@ -35,8 +36,7 @@ class PlannedMemory:
     kv_requests: int  # whole requests of the mean length that the KV cache holds together
 
 
-@dataclass(frozen=True, slots=True)
-class LoadFigures:
+class LoadFigures(msgspec.Struct, frozen=True):
     """Figures of a simulated load. Times are in seconds."""
 
     amount: float  # requests a second, or users
@@ -51,8 +51,7 @@ class LoadFigures:
     misses: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """The load with one thing changed. failure: why there are no figures."""
 
     name: str
@@ -63,8 +62,7 @@ class Change:
     failure: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """The answer of `headrace plan` and of GET /v1/plan."""
 
     model: str
