@@ -1,0 +1,143 @@
+"""Predictions of the simulator beside measurements of a real server, on the same requests.
+
+    .venv/bin/headrace simulate --synthetic --num-requests 1 --model MODEL.gguf --threads 1 --save-hardware here.json
+    .venv/bin/python -m benchmarks.scheduling.prediction MODEL.gguf here.json --threads 1
+
+Starts the server, puts three loads on it (`headrace bench serve`), and plays the requests that it answered to the
+simulator, with the measured steps of the file: at the times at which they were sent, or, with a limit of concurrency,
+each when one before it has ended. Rates are shares of the rate that the simulator finds to be the most. An error beyond
+20 % (p50) or 30 % (p95) is marked. Run it on a quiet machine; it prints the load of the machine at each measurement.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.servers import free_port, started
+from engine.config import EngineConfig
+from engine.simulation.hardware import SimulatedModel
+from engine.simulation.planning.search import Servers
+from engine.simulation.results import Percentiles, SimulationResult, simulation_result
+from engine.simulation.trace import TraceRequest, draw_trace
+from server.commands.simulate.hardware import read_saved
+
+_BARS = {"p50": 0.2, "p95": 0.3}
+_BURST_RATE = 1e9
+_START_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A load. share: of the largest rate; None: users, each of whom sends the next request when one has ended."""
+
+    input_len: str
+    output_len: str
+    share: float | None = None
+    num_users: int | None = None
+
+
+LOADS = (
+    Load("128", "64", share=0.5),
+    Load("64:512", "16:128", share=0.8),
+    Load("256", "96", num_users=4),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scheduling.prediction", description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("hardware", help="file of headrace simulate --save-hardware, for the same model and threads")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--num-requests", type=int, default=60, help="of each load (default: 60)")
+    options = parser.parse_args(argv)
+    model, port = read_saved(options.hardware), free_port()
+    command = f"headrace serve {options.model} --port {{port}} --threads {options.threads}"
+    _say(f"{model.model}: {model.origin} {model.source}")
+    with started(command, port, _START_S) as server:
+        for seed, load in enumerate(LOADS, 1):
+            _compare(server.url, model, load, options.num_requests, seed)
+    return 0
+
+
+def _compare(url: str, model: SimulatedModel, load: Load, num_requests: int, seed: int) -> None:
+    rate = None if load.share is None else load.share * _largest_rate(model, load, num_requests)
+    shown = f"{load.num_users} users" if rate is None else f"{rate:.3g} requests/s"
+    before, measured = os.getloadavg()[0], _measured(url, load, rate, num_requests, seed)
+    busy = f"load of the machine {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+    _say(f"\nprompts of {load.input_len}, answers of {load.output_len} tokens, {shown}; {busy}")
+    predicted = _simulated(model, measured, load.num_users)
+    _print_errors("first token", predicted.ttft_s, Percentiles.of(each["ttft_ms"] / 1e3 for each in measured))
+    token_s = (each["tpot_ms"] / 1e3 for each in measured if each["tpot_ms"] is not None)
+    _print_errors("each further token", predicted.token_s, Percentiles.of(token_s))
+
+
+def _largest_rate(model: SimulatedModel, load: Load, num_requests: int) -> float:
+    trace = draw_trace(
+        rate=_BURST_RATE,
+        num_requests=num_requests,
+        input_len=load.input_len,
+        output_len=load.output_len,
+        prefix_len=0,
+        num_prefixes=1,
+        seed=0,
+    )
+    return num_requests / _played(model, trace, None).duration_s
+
+
+def _measured(url: str, load: Load, rate: float | None, num_requests: int, seed: int) -> list[dict[str, Any]]:
+    """Put a load on a server; return its requests, in the order in which they were sent."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "results.json"
+        command = [str(Path(sys.executable).parent / "headrace"), "bench", "serve", "--url", url, "--json", str(path)]
+        command += ["--input-len", load.input_len, "--output-len", load.output_len, "--seed", str(seed)]
+        command += ["--num-prompts", str(num_requests), "--num-warmups", "2"]
+        command += ["--request-rate", str(rate)] if rate is not None else ["--max-concurrency", str(load.num_users)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        requests: list[dict[str, Any]] = json.loads(path.read_text())["requests"]
+    failed = [each["error"] for each in requests if each["error"] is not None]
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(requests)} requests failed: {failed[0]}")
+    return sorted(requests, key=lambda each: float(each["sent_s"]))
+
+
+def _simulated(model: SimulatedModel, measured: list[dict[str, Any]], num_users: int | None) -> SimulationResult:
+    trace = [TraceRequest(each["sent_s"], each["prompt_tokens"], each["output_tokens"]) for each in measured]
+    return _played(model, trace, num_users)
+
+
+def _played(model: SimulatedModel, trace: list[TraceRequest], num_users: int | None) -> SimulationResult:
+    fleet = Servers(model, EngineConfig(), 1).fleet()
+    following = iter(trace[num_users:] if num_users is not None else [])
+
+    def next_request(now_s: float) -> TraceRequest | None:
+        request = next(following, None)
+        return None if request is None else replace(request, arrival_s=now_s)
+
+    return simulation_result(fleet, fleet.run(trace[:num_users], next_request), None)
+
+
+def _print_errors(name: str, predicted: Percentiles | None, measured: Percentiles | None) -> None:
+    assert predicted is not None
+    assert measured is not None
+    for rank, bar in _BARS.items():
+        modeled_s, real_s = getattr(predicted, rank), getattr(measured, rank)
+        error = modeled_s / real_s - 1
+        mark = "" if abs(error) <= bar else f"  beyond {bar:.0%}"
+        times = f"predicted {modeled_s * 1e3:8.1f} ms  measured {real_s * 1e3:8.1f} ms"
+        _say(f"  {name:18} {rank}  {times}  {error:+.1%}{mark}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
