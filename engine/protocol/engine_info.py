@@ -61,6 +61,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     are_steps_timed: bool = False  # steps of max_num_batched_tokens that would take too long get fewer tokens
     prefill_seconds_per_token: float = 0.0  # seconds per prompt token, as measured at warm-up; 0: unknown
     decode_step_s: float = 0.0  # seconds of a step of one generating sequence, as measured at warm-up; 0: unknown
+    simulated: bytes = b""  # the model with these times for simulations: a SimulatedModel in JSON; empty: none
     tokenizer: TokenizerInfo
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json
     notes: list[str]  # lines for the operator: the chosen settings, with reasons

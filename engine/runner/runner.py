@@ -94,7 +94,7 @@ class TorchRunner:
         self._executor = make_executor(model, self._kv, self.kv_groups, graphs)
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
-        self._work = model_work(model)
+        self.work = model_work(model)
         self._sampler = Sampler(model.tokenizer.eos_token_ids, model.device)
         self._device_sampler = (
             None if graphs is None else DeviceSampler(model.vocab_size, model.device, self._sampler.logit_ops)
@@ -109,12 +109,12 @@ class TorchRunner:
     @property
     def position_cost(self) -> float:
         """FLOPs that each context position adds to a prompt token, over the token's other FLOPs; 0 if unknown."""
-        return 0.0 if self._work is None else self._work.position_cost
+        return 0.0 if self.work is None else self.work.position_cost
 
     @property
     def row_cost(self) -> float:
         """FLOPs of a row of logits, over the FLOPs of a prompt token; 0 if unknown."""
-        return 0.0 if self._work is None else self._work.row_cost
+        return 0.0 if self.work is None else self.work.row_cost
 
     def decode_sizes(self, max_sequences: int) -> list[int]:
         """Return the sizes of decode steps that the warm-up should run, the largest first."""
@@ -197,7 +197,7 @@ class TorchRunner:
             masks.wait()  # the grammars are used again
             raise
         prompts = _prompts(plan, batch) if needs_all_rows else None
-        work = None if self._work is None else self._work.of(plan)
+        work = None if self.work is None else self.work.of(plan)
         spans, unseen = self._speculative_spans(plan), self._unseen_states(plan)
         return PendingStep(plan, forward, rows, logits, tokens, masks, prompts, spans, unseen, work)
 

@@ -36,7 +36,7 @@ from engine.speculation.ngram import NgramProposer
 from engine.speculation.settings import SpeculationSettings, speculation_settings
 from engine.speculation.speculator import Speculator
 from engine.startup.adapter_memory import AdapterMemory, adapter_memory
-from engine.startup.description import describe_model, describe_speculation, describe_steps
+from engine.startup.description import describe_model, describe_speculation, describe_steps, simulated_model
 from engine.startup.determinism import describe_exactness, prepare_determinism
 from engine.startup.device import choose_device
 from engine.startup.early import compute_threads
@@ -156,6 +156,7 @@ def build_served_engine(
         kv_folder=None if tier is None else str(tier.folder),
         kv_folder_bytes=None if tier is None else tier.max_bytes,
     )
+    info = msgspec.structs.replace(info, simulated=simulated_model(config, info, runner.work, groups, times))
     if device_memory is not None:
         info.notes.extend([device_memory.describe(device), describe_capture(models.target, groups)])
     info.notes.extend([*describe_exactness(config, models.target), *describe_tier(config, models.target, tier)])

@@ -1,5 +1,6 @@
 """Description of an engine: EngineInfo, with the lines that the operator reads at start-up."""
 
+import time
 from collections import Counter
 
 import msgspec
@@ -12,6 +13,9 @@ from engine.runner.kv_budget import KVBudget, format_bytes
 from engine.runner.warmup import WarmUpTimes
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.steps.budget import StepBudget
+from engine.scheduling.steps.work import ModelWork
+from engine.simulation.costs import MeasuredTimes
+from engine.simulation.hardware import SimulatedModel
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.adapter_memory import AdapterMemory
 from engine.wording import counted
@@ -22,6 +26,8 @@ from models.system.cuda import device_uuid
 from models.system.memory import is_host
 from models.tokenizer.assets import TokenizerAssets
 from models.training.trainable_layers import layer_kinds, trainable_layers
+
+_STEP_ROWS = 256  # of a step that computes prompts as fast as the warm-up's
 
 
 def describe_model(
@@ -184,4 +190,31 @@ def describe_steps(config: EngineConfig, budget: StepBudget, seconds_per_token: 
         f"read in chunks of {counted(budget.tokens(0), 'token')} ({budget.target_s(0):.2g} s), or of "
         f"{budget.tokens(1):,} ({budget.target_s(1):.2g} s) while answers are generated; "
         f"{1 / seconds_per_token:,.0f} tokens/s at the start"
+    )
+
+
+def simulated_model(
+    config: EngineConfig, info: EngineInfo, work: ModelWork | None, groups: tuple[KVGroup, ...], times: WarmUpTimes
+) -> bytes:
+    """Return the model as simulations need it, in JSON, with steps as long as those of the warm-up; empty for
+    transformers' code, whose work is not known."""
+    if work is None:
+        return b""
+    rows = min(_STEP_ROWS, info.max_model_len)
+    points = {1: times.decode_s, rows: max(times.decode_s, rows * times.prefill_token_s)}
+    return msgspec.json.encode(
+        SimulatedModel(
+            model=config.model,
+            hardware="this machine",
+            source=f"a prefill and a decode step of the start ({time.strftime('%Y-%m-%d', time.gmtime())})",
+            work=work,
+            kv_groups=groups,
+            num_blocks=info.num_blocks,
+            num_states=info.num_states,
+            max_model_len=info.max_model_len,
+            is_gpu=info.device != "cpu",
+            weight_bytes=info.weight_bytes,
+            kv_bytes=info.kv_bytes,
+            measured=MeasuredTimes(tuple(points.items()), ((1, 0.0),), 0.0, 0.0),
+        )
     )

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, QueueTimeout, RequestFailed
+from engine.simulation.planning.plan import Plan
 from server.errors import (
     AdapterNotFound,
     AlreadyStopping,
@@ -191,6 +192,21 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
             Query("until", {"type": "string"}, "End, in the same form (default: now). Both become whole hours."),
             Query("bucket", {"enum": ["hour", "day", "month", "all"]}, "Period to add up (default: all)."),
             Query("key", {"type": "string"}, "A key's name; without it, an operator gets all keys."),
+        ],
+    ),
+    "GET /v1/plan": Operation(
+        answers={JSON: Plan},
+        errors=(InsufficientPermissions, ModelNotFound, EngineUnavailable, RequestFailed),
+        query=[
+            Query("model", {"type": "string"}, "Name of a model (default: the first)."),
+            Query(
+                "input", {"type": "string"}, "Prompt tokens, such as 500, 64:512 or lognormal:500:0.5 (default: 500)."
+            ),
+            Query("output", {"type": "string"}, "Output tokens, in the same forms (default: 200)."),
+            Query("concurrency", {"type": "integer", "minimum": 1, "maximum": 1024}, "Users (default: 1)."),
+            Query("rate", {"type": "number", "exclusiveMinimum": 0}, "Requests a second, instead of users."),
+            Query("slo", {"type": "string"}, "Limits for 95 % of requests (default: ttft=2s,tpot=100ms)."),
+            Query("changes", {"type": "boolean"}, "Also compare two servers and longer prompts (default: false)."),
         ],
     ),
     "POST /drain": Operation(

@@ -15,6 +15,7 @@ from engine.config import Device, EngineConfig, KVCacheDType, Quantization
 from engine.errors import OptionError
 from engine.runner.step_work import model_work
 from engine.simulation.costs import MeasuredTimes
+from engine.simulation.hardware import SimulatedModel, model_faults
 from engine.simulation.planning.job import PlanJob, PlannedModels
 from engine.startup.build import build_engine
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
@@ -54,6 +55,9 @@ def test_memory_is_that_of_the_loaded_engine(options: dict[str, object], config:
     assert work is not None
     assert sized.work.every.num_bytes == pytest.approx(work.every.num_bytes, rel=0.02)
     assert dataclasses.replace(sized.work, every=work.every, late=work.late, head=work.head) == work
+    served = msgspec.json.decode(info.simulated, type=SimulatedModel)  # of GET /v1/plan
+    assert (served.work, served.kv_groups, served.num_blocks) == (work, sized.kv_groups, info.num_blocks)
+    assert list(model_faults(served)) == []
 
 
 def test_this_machine_has_its_measured_limits(config: EngineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
