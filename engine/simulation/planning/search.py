@@ -93,12 +93,18 @@ class LoadSearch:
         self._requests = requests
         self._kind = kind
         self._slo = slo
+        self._trials: dict[float, LoadTrial] = {}  # by amount
         self.alone = self._judged(1, self._play_users(1, 0.0, _ALONE))
         assert self.alone.result.request_s is not None
         self.alone_s = self.alone.result.request_s.mean  # seconds of a request that has a server for itself
 
     def trial(self, amount: float) -> LoadTrial:
         """Simulate a load: `amount` requests a second, or users."""
+        if amount not in self._trials:
+            self._trials[amount] = self._simulated(amount)
+        return self._trials[amount]
+
+    def _simulated(self, amount: float) -> LoadTrial:
         if self._kind is LoadKind.CONCURRENCY:
             gap_s = self.alone_s / amount
             return self._judged(amount, self._play_users(int(amount), gap_s, self._requests.num_requests))
