@@ -7,7 +7,7 @@ from itertools import islice
 
 from engine.config import EngineConfig
 from engine.errors import OptionError
-from engine.simulation.fleet import Fleet, replica_of
+from engine.simulation.fleet import Fleet, RequestFate, replica_of
 from engine.simulation.hardware import SimulatedModel
 from engine.simulation.planning.slo import SLO, Miss
 from engine.simulation.policies import make_policy
@@ -17,7 +17,7 @@ from engine.simulation.trace import TraceRequest, draw_trace
 _RATE_STEP = 1.03  # the search for a rate ends within this factor
 _FIRST_STEP = 1.25  # from a guess to the next load; then twice as far, and so on
 _RARE = 0.01  # requests in the time of one that is alone
-_BURST_RATE = 1e9
+_LONG = 10  # times of a request alone that requests keep coming at a rate, at least, so that they reach their number
 _MOST_USERS = 1024
 _EACH = 3  # counted requests of each user, at least
 _ALONE = 20  # requests, each sent when the last one has ended
@@ -94,7 +94,7 @@ class LoadSearch:
         self._kind = kind
         self._slo = slo
         self._trials: dict[float, LoadTrial] = {}  # by amount
-        self.alone = self._judged(1, self._play_users(1, 0.0, _ALONE))
+        self.alone = self._judged(1, self._users_result(1, 0.0, _ALONE))
         assert self.alone.result.request_s is not None
         self.alone_s = self.alone.result.request_s.mean  # seconds of a request that has a server for itself
 
@@ -107,9 +107,10 @@ class LoadSearch:
     def _simulated(self, amount: float) -> LoadTrial:
         if self._kind is LoadKind.CONCURRENCY:
             gap_s = self.alone_s / amount
-            return self._judged(amount, self._play_users(int(amount), gap_s, self._requests.num_requests))
+            return self._judged(amount, self._users_result(int(amount), gap_s, self._requests.num_requests))
         fleet = self._servers.fleet()
-        trace = self._requests.draw(amount, self._requests.num_requests)
+        num_requests = max(self._requests.num_requests, math.ceil(amount * _LONG * self.alone_s))
+        trace = self._requests.draw(amount, num_requests)
         return self._judged(amount, simulation_result(fleet, fleet.run(trace), self._servers.price))
 
     def largest(self, near: float | None = None) -> Largest:
@@ -119,8 +120,7 @@ class LoadSearch:
             return Largest(None, f"even a request alone misses it: {_listed(self.alone.misses)}")
         if self._kind is LoadKind.CONCURRENCY:
             return self._search(1, _MOST_USERS, near or 1, f"more than {_MOST_USERS:,} users are not simulated")
-        burst = self.trial(_BURST_RATE).result
-        most = burst.answered / burst.duration_s
+        most = self._most_rate()
         rare = _RARE / self.alone_s
         reason = "the servers compute no more requests a second, however long these wait"
         return self._search(min(rare, most), most, near or most / 2, reason)
@@ -156,18 +156,19 @@ class LoadSearch:
             return amount
         return max(math.ceil(amount), tried.amount + 1) if amount > tried.amount else math.floor(amount)
 
-    def _play_users(self, num_users: int, gap_s: float, least: int) -> SimulationResult:
-        """Play users who come `gap_s` after one another. The first request of each is not in the percentiles, since it
-        comes while others are missing."""
-        drawn = iter(self._requests.draw(1.0, num_users + max(least, _EACH * num_users)))
-        first = [replace(each, arrival_s=gap_s * index) for index, each in enumerate(islice(drawn, num_users))]
+    def _most_rate(self) -> float:
+        """Return the requests a second that the servers compute while a user waits for each of their places: in the
+        middle half of the answers, since there are fewer users before and after."""
+        num_users = min(self._servers.engine.max_num_seqs * self._servers.replicas, _MOST_USERS)
+        _, fates = self._play_users(num_users, self.alone_s / num_users, self._requests.num_requests)
+        ends_s = sorted(each.ended_s for each in fates if each.ended_s is not None)
+        low, high = len(ends_s) // 4, len(ends_s) * 3 // 4
+        return (high - low) / (ends_s[high] - ends_s[low])
 
-        def next_request(now_s: float) -> TraceRequest | None:
-            following = next(drawn, None)
-            return None if following is None else replace(following, arrival_s=now_s)
-
-        fleet = self._servers.fleet()
-        fates = fleet.run(first, next_request)
+    def _users_result(self, num_users: int, gap_s: float, least: int) -> SimulationResult:
+        """Return the figures of `_play_users`. The first request of each user is not in the percentiles, since it comes
+        while others are missing."""
+        fleet, fates = self._play_users(num_users, gap_s, least)
         result, counted = simulation_result(fleet, fates, self._servers.price), fates[num_users:]
         return replace(
             result,
@@ -177,6 +178,18 @@ class LoadSearch:
                 each.ended_s - each.request.arrival_s for each in counted if each.ended_s is not None
             ),
         )
+
+    def _play_users(self, num_users: int, gap_s: float, least: int) -> tuple[Fleet, list[RequestFate]]:
+        """Play users who come `gap_s` after one another, until they have sent `least` further requests or more."""
+        drawn = iter(self._requests.draw(1.0, num_users + max(least, _EACH * num_users)))
+        first = [replace(each, arrival_s=gap_s * index) for index, each in enumerate(islice(drawn, num_users))]
+
+        def next_request(now_s: float) -> TraceRequest | None:
+            following = next(drawn, None)
+            return None if following is None else replace(following, arrival_s=now_s)
+
+        fleet = self._servers.fleet()
+        return fleet, fleet.run(first, next_request)
 
     def _judged(self, amount: float, result: SimulationResult) -> LoadTrial:
         if result.first_refusal is not None:

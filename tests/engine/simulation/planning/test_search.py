@@ -66,6 +66,19 @@ def test_a_loose_limit_ends_at_what_the_servers_compute() -> None:
     assert "no more requests a second" in largest.reason
 
 
+def test_the_most_rate_does_not_depend_on_how_many_requests_are_played() -> None:
+    """Many places and few requests: a single burst would be computed in one round, with most places empty after it."""
+    cheap = dataclasses.replace(EVEN, measured=MeasuredTimes(((1, ROW_S), (64, ROW_S)), ((1, 0.0),), 0.0, 0.0))
+    amounts = []
+    for num_requests in (20, 400):
+        found = search(
+            LoadKind.RATE, "request=1000s", model=cheap, requests=Requests("8", "4", num_requests, 0)
+        ).largest()
+        assert found.trial is not None
+        amounts.append(found.trial.amount)
+    assert amounts[0] == pytest.approx(amounts[1], rel=0.1)
+
+
 def test_a_loose_limit_ends_at_the_most_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.simulation.planning.search._MOST_USERS", 5)
     largest = search(LoadKind.CONCURRENCY, "request=1000s").largest()
