@@ -48,6 +48,6 @@ def action_parser(action: str) -> argparse.ArgumentParser:
         description=ACTIONS[action],
         epilog=action_examples(_EPILOG, action),
     )
-    names = ("replica_port",) if action == VARIABLES else ("address",)
+    names = {STATUS: ("address", "replica_port"), STOP: ("address",), VARIABLES: ("replica_port",)}[action]
     add_options(parser, [each for each in options_of(FleetConfig) if each.name in names], many="append")
     return parser

@@ -1,10 +1,11 @@
-"""RayCluster: a cluster of Ray, on this machine or a running one, and the fleet as its application.
+"""The fleet as an application of a Ray cluster, which is one of this machine alone or a running one.
 
 Only Ray's public API is used. It is imported here alone, and only where a command needs it.
 """
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _INSTALL = "pip install 'headrace[ray]'"
 _OBJECT_STORE_BYTES = 100 * 2**20  # for Ray's own messages: answers do not pass through it
 _DRAIN_SURPLUS_S = 10.0  # for a replica to leave the front's rotation, and to end its engine
 _MANY = 1_000_000  # requests in a replica: headrace's own queue has the limits
+_LOGS = {"log_level": "WARNING", "enable_access_log": False}  # of Ray Serve; servers have their own
 _MOST_ATTEMPTS = 3  # to start a replica
 
 
@@ -56,29 +58,29 @@ def own_cluster(fleet: FleetConfig, num_cpus: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="hr-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         variables = {**front_variables(fleet.replica_port), **own_front_variables(Path(folder), binary)}
         os.environ.update(set_unless_given(os.environ, variables))
-        with _connected("local", num_cpus=num_cpus, object_store_memory=_OBJECT_STORE_BYTES) as address:
+        own = {"num_cpus": num_cpus, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+        with _connected("local", **own) as address:
             yield address
 
 
 @contextlib.contextmanager
-def running_cluster(address: str | None) -> Iterator[str]:
-    """Connect to a cluster. address: HOST:PORT of its head; None for the one on this machine. Raises StartupError."""
-    with _connected(address or "auto") as found:
+def running_cluster(address: str | None, *, shows_logs: bool) -> Iterator[str]:
+    """Connect to a cluster. address: HOST:PORT of its head; None for the one on this machine. shows_logs: whether to
+    print what replicas log. Raises StartupError."""
+    with _connected(address or "auto", log_to_driver=shows_logs) as found:
         yield found
 
 
 @contextlib.contextmanager
-def _connected(address: str, **own: Any) -> Iterator[str]:
+def _connected(address: str, **options: Any) -> Iterator[str]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    if own:
-        own["include_dashboard"] = False
     try:
-        ray.init(address, logging_level="WARNING", namespace=APPLICATION, **own)
+        ray.init(address, logging_level="WARNING", namespace=APPLICATION, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        if own:
+        if address == "local":
             raise StartupError(f"Ray could not be started: {reason}") from error
         where = "on this machine" if address == "auto" else f"at {address}"
         raise StartupError(f"there is no cluster of Ray {where}: {reason}; start one, or give its --address") from error
@@ -114,12 +116,12 @@ def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
     )
     options = HTTPOptions(host=server.host, port=server.port, keep_alive_timeout_s=server.timeout_keep_alive)
     try:
-        serve.start(http_options=options)
+        serve.start(http_options=options, logging_config=_LOGS)
     except RayError as error:
         raise StartupError(f"the front of the fleet did not start: {' '.join(str(error).split())}") from None
     application = deployment(_replica_class(server, engine)).bind()
     try:
-        serve.run(application, name=APPLICATION, route_prefix="/")
+        serve.run(application, name=APPLICATION, route_prefix="/", logging_config=_LOGS)
     except RuntimeError as error:
         state = fleet_state()
         raise StartupError(f"the fleet did not start: {_last_line(state.message if state else str(error))}") from None
@@ -147,9 +149,9 @@ def _replica_class(server: ServerConfig, engine: EngineConfig) -> Any:
 
 
 def _last_line(message: str) -> str:
-    """Return the error at the end of a traceback."""
+    """Return the error at the end of a traceback, without its class."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else "see the log"
+    return re.sub(r"^[\w.]+: ", "", lines[-1]) if lines else "see the log"
 
 
 def fleet_state() -> FleetState | None:

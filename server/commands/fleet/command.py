@@ -8,7 +8,10 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from http import HTTPStatus
 from types import FrameType
+
+import httpx
 
 from engine.child_processes.log_format import configure_logging
 from engine.config import EngineConfig
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 2.0  # at whether the fleet was stopped from elsewhere
 _PROBE_TIMEOUT_S = 0.2
+_ANSWER_TIMEOUT_S = 5.0
 
 
 def run(argv: Sequence[str]) -> int:
@@ -51,7 +55,7 @@ def _act(action: str, fleet: FleetConfig) -> int:
         sys.stdout.write("\n".join(lines) + "\n")
         return 0
     require_ray()
-    with running_cluster(fleet.address):
+    with running_cluster(fleet.address, shows_logs=False):
         if action == STOP:
             stop_fleet()
             return 0
@@ -72,7 +76,7 @@ def _serve(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
     is_own = fleet.address is None
     if is_own:
         listen(server.host, server.port).close()  # to report a port in use now, not after loading
-    cluster = own_cluster(fleet, threads * fleet.most) if is_own else running_cluster(fleet.address)
+    cluster = own_cluster(fleet, threads * fleet.most) if is_own else running_cluster(fleet.address, shows_logs=True)
     logger.info("starting Ray%s", "" if is_own else f": connecting to {fleet.address}")
     with cluster as address:
         if not is_for_this_machine(server.host) and not (server.api_key or server.api_keys_file):
@@ -111,6 +115,15 @@ def _listening_ports(first: int) -> list[int]:
     for port in range(first, first + NUM_PORTS):
         with socket.socket() as probe:
             probe.settimeout(_PROBE_TIMEOUT_S)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if probe.connect_ex(("127.0.0.1", port)) == 0 and _is_server(port):
                 found.append(port)
     return found
+
+
+def _is_server(port: int) -> bool:
+    """Whether a server answers at the port, rather than another program."""
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}/live", timeout=_ANSWER_TIMEOUT_S)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == HTTPStatus.OK and answer.json() == {"status": "ok"}

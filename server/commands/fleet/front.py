@@ -9,13 +9,17 @@ from pathlib import Path
 _RETRYABLE_BYTES = 2**20  # HAProxy sends a request again only if it has kept all of it
 NUM_PORTS = 1000  # for the replicas' own addresses
 
-# HAProxy with its pages of metrics and statistics on loopback: Ray lets it listen for them on every interface.
+# HAProxy with two changes that no variable makes. Its pages of metrics and statistics are on loopback, where Ray lets
+# it listen on every interface. And it waits for the whole body of a request before it sends it on, since it can send it
+# to another replica only if it had all of it then.
 _WRAPPER = """\
 #!/bin/sh
 before=
 for each do
     if [ "$before" = -f ]; then
         sed -i -E 's/^( *bind) \\*?:({ports})$/\\1 127.0.0.1:\\2/' "$each" || exit 1
+        grep -q http-buffer-request "$each" ||
+            sed -i '/^defaults$/a\\    option http-buffer-request' "$each" || exit 1
     fi
     before=$each
 done
