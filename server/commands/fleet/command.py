@@ -124,6 +124,6 @@ def _is_server(port: int) -> bool:
     """Whether a server answers at the port, rather than another program."""
     try:
         answer = httpx.get(f"http://127.0.0.1:{port}/live", timeout=_ANSWER_TIMEOUT_S)
-    except httpx.HTTPError:
+        return answer.status_code == HTTPStatus.OK and answer.json() == {"status": "ok"}
+    except (httpx.HTTPError, ValueError):  # ValueError: no JSON
         return False
-    return answer.status_code == HTTPStatus.OK and answer.json() == {"status": "ok"}
