@@ -16,6 +16,7 @@ NAME = "headrace"
 # The names of all commands: prose such as "headrace needs Linux" shows no command.
 COMMAND_NAMES = (
     "serve",
+    "fleet",
     "chat",
     "complete",
     "ps",
