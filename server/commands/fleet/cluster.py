@@ -56,7 +56,7 @@ def own_cluster(fleet: FleetConfig, num_cpus: int) -> Iterator[str]:
         raise StartupError(f"headrace fleet needs HAProxy; it comes with Ray Serve: {_INSTALL}")
     # Short, since Ray makes paths of sockets below it, which may have about 100 characters.
     with tempfile.TemporaryDirectory(prefix="hr-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        variables = {**front_variables(fleet.replica_port), **own_front_variables(Path(folder), binary)}
+        variables = {**front_variables(fleet.replica_port), **own_front_variables(Path(folder), binary, os.environ)}
         os.environ.update(set_unless_given(os.environ, variables))
         own = {"num_cpus": num_cpus, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
         with _connected("local", **own) as address:
@@ -117,12 +117,12 @@ def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
     options = HTTPOptions(host=server.host, port=server.port, keep_alive_timeout_s=server.timeout_keep_alive)
     try:
         serve.start(http_options=options, logging_config=_LOGS)
-    except RayError as error:
-        raise StartupError(f"the front of the fleet did not start: {' '.join(str(error).split())}") from None
+    except (RayError, TimeoutError) as error:
+        raise StartupError(f"the front of the fleet did not start: {_last_line(str(error))}") from None
     application = deployment(_replica_class(server, engine)).bind()
     try:
         serve.run(application, name=APPLICATION, route_prefix="/", logging_config=_LOGS)
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError) as error:
         state = fleet_state()
         raise StartupError(f"the fleet did not start: {_last_line(state.message if state else str(error))}") from None
 

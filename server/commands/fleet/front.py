@@ -11,20 +11,34 @@ NUM_PORTS = 1000  # for the replicas' own addresses
 
 # HAProxy with two changes that no variable makes. Its pages of metrics and statistics are on loopback, where Ray lets
 # it listen on every interface. And it waits for the whole body of a request before it sends it on, since it can send it
-# to another replica only if it had all of it then.
+# to another replica only if it had all of it then. A configuration that has not both afterwards is refused, since
+# another version of Ray may write it in another way.
 _WRAPPER = """\
 #!/bin/sh
+refuse() {{
+    echo "Ray's configuration of HAProxy $1; this version of Ray is unknown to headrace: pip install '{known}'" >&2
+    exit 1
+}}
+has_file=
 before=
 for each do
     if [ "$before" = -f ]; then
-        sed -i -E 's/^( *bind) \\*?:({ports})$/\\1 127.0.0.1:\\2/' "$each" || exit 1
-        grep -q http-buffer-request "$each" ||
+        has_file=1
+        sed -i -E 's/^( *bind) \\*?:({metrics}|{stats})$/\\1 127.0.0.1:\\2/' "$each" || exit 1
+        for port in {metrics} {stats}; do
+            binds=$(grep -E "^[[:space:]]*bind[[:space:]].*:$port([^0-9]|$)" "$each" | tr -d ' ')
+            [ "$binds" = "bind127.0.0.1:$port" ] || refuse "does not bind port $port in the expected way"
+        done
+        grep -Eq '^ *option http-buffer-request$' "$each" ||
             sed -i '/^defaults$/a\\    option http-buffer-request' "$each" || exit 1
+        grep -Eq '^ *option http-buffer-request$' "$each" || refuse 'has no section of defaults'
     fi
     before=$each
 done
+[ -n "$has_file" ] || refuse 'is not given by -f'
 exec {binary} "$@"
 """
+_KNOWN_RAY = "ray[serve]==2.60.0"  # whose configuration the wrapper was tried with
 
 
 def front_variables(replica_port: int) -> dict[str, str]:
@@ -48,12 +62,14 @@ def front_variables(replica_port: int) -> dict[str, str]:
     }
 
 
-def own_front_variables(folder: Path, binary: str) -> dict[str, str]:
+def own_front_variables(folder: Path, binary: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Return variables for a front that shares this machine with others: its own files and ports, on loopback except
-    for --host. folder: empty, for its files. binary: the HAProxy program."""
-    metrics_port, stats_port = free_ports(2)
+    for --host. folder: empty, for its files. binary: the HAProxy program. environ: may have other ports."""
+    names = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
+    ports = {name: environ.get(name, str(port)) for name, port in zip(names, free_ports(2), strict=True)}
+    metrics, stats = ports.values()
     wrapper = folder / "haproxy"
-    wrapper.write_text(_WRAPPER.format(ports=f"{metrics_port}|{stats_port}", binary=shlex.quote(binary)))
+    wrapper.write_text(_WRAPPER.format(metrics=metrics, stats=stats, binary=shlex.quote(binary), known=_KNOWN_RAY))
     wrapper.chmod(0o700)
     return {
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
@@ -62,8 +78,7 @@ def own_front_variables(folder: Path, binary: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+        **ports,
     }
 
 

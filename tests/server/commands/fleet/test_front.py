@@ -20,10 +20,16 @@ def test_usage_statistics_are_off() -> None:
 
 
 def test_files_and_ports_are_the_fleets_own(tmp_path: Path) -> None:
-    variables = own_front_variables(tmp_path, "/usr/sbin/haproxy")
+    variables = own_front_variables(tmp_path, "/usr/sbin/haproxy", {})
     files = [value for name, value in variables.items() if not name.endswith("_PORT")]
     assert all(value.startswith(str(tmp_path)) for value in files)
     assert variables["RAY_SERVE_HAPROXY_METRICS_PORT"] != variables["RAY_SERVE_HAPROXY_STATS_PORT"]
+
+
+def test_a_port_that_an_operator_gives_is_the_one_that_moves_to_loopback(tmp_path: Path) -> None:
+    variables = own_front_variables(tmp_path, "/usr/sbin/haproxy", {"RAY_SERVE_HAPROXY_METRICS_PORT": "9555"})
+    assert variables["RAY_SERVE_HAPROXY_METRICS_PORT"] == "9555"
+    assert f"(9555|{variables['RAY_SERVE_HAPROXY_STATS_PORT']})" in (tmp_path / "haproxy").read_text()
 
 
 def test_an_operators_own_variables_stay() -> None:
