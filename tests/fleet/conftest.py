@@ -16,6 +16,7 @@ import pytest
 
 START_TIMEOUT_S = 300.0
 PORT = 8190
+REPLICA_PORT = 31000  # first of 1,000; not those of a fleet that may run here
 MODEL = "tiny"
 _REPLICA = re.compile("ray::(ServeReplica:headrace:|SERVE_REPLICA::headrace#)")
 
@@ -29,9 +30,15 @@ class RunningFleet:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=120)
 
+    def cluster(self) -> list[str]:
+        """Return the option with the address of its cluster, as its log says it."""
+        found = re.search(r"headrace fleet status --address (\S+)", self.log.read_text(errors="replace"))
+        assert found is not None
+        return ["--address", found[1]]
+
     def replicas(self) -> list[int]:
-        """Return the process ids of replicas."""
-        return [pid for pid, command in _processes() if _REPLICA.match(command)]
+        """Return the process ids of replicas, without another fleet's on this machine."""
+        return [pid for pid, command in _processes() if _REPLICA.match(command) and self.process.pid in _ancestors(pid)]
 
     def engines(self) -> dict[int, int]:
         """Return the process id of each replica's engine."""
@@ -53,9 +60,10 @@ def _processes() -> Iterator[tuple[int, str]]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
-                yield int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:  # it has ended
                 continue
+            yield int(folder.name), command
 
 
 def _parent(pid: int) -> int | None:
@@ -63,6 +71,12 @@ def _parent(pid: int) -> int | None:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return None
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while (parent := _parent(pid)) is not None and parent > 1:
+        yield parent
+        pid = parent
 
 
 def headrace(*arguments: str) -> list[str]:
@@ -85,6 +99,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Itera
     log = tmp_path_factory.mktemp("fleet") / "log"
     sizes = ("--kv-cache-memory-bytes", "256MiB", "--threads", "1")
     command = headrace("fleet", str(model_folder), "--served-model-name", MODEL, "--replicas", "2", *sizes)
+    command += ["--replica-port", str(REPLICA_PORT)]
     with log.open("wb") as file:
         process = subprocess.Popen([*command, "--port", str(PORT), "--shutdown-timeout", "20"], stderr=file)
     running = RunningFleet(process, log)
@@ -96,8 +111,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Itera
             time.sleep(0.2)
         yield running
     finally:
+        engines = running.engines().values()  # while it runs: afterwards it is nobody's parent
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             process.wait(120)
         print(log.read_text(errors="replace"))  # noqa: T201 - shown by pytest where a test failed
-        assert not [pid for pid in running.engines().values() if os.path.exists(f"/proc/{pid}")]
+        assert not [pid for pid in engines if os.path.exists(f"/proc/{pid}")]

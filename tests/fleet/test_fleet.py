@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fleet.conftest import MODEL, RunningFleet, headrace
+from tests.fleet.conftest import MODEL, REPLICA_PORT, RunningFleet, headrace
 
 _LONG_PROMPT = [3 + number % 200 for number in range(10_000)]  # over 40 kB as JSON
 _SETTLED_S = 5.0  # until only requests that wait for the stopped engine are open; if others are, they test the same
@@ -39,7 +39,8 @@ def stream(fleet: RunningFleet, max_tokens: int, began: threading.Semaphore) -> 
 def test_status_lists_replicas_whose_metrics_can_be_scraped(fleet: RunningFleet) -> None:
     fleet.wait_for_replicas(2)
     assert ask(fleet, {"prompt": "a", "max_tokens": 2}).status_code == 200
-    shown = subprocess.run(headrace("fleet", "status"), capture_output=True, text=True, check=True).stdout
+    command = headrace("fleet", "status", *fleet.cluster(), "--replica-port", str(REPLICA_PORT))
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "status: RUNNING" in shown
     urls = [word for line in shown.splitlines() for word in line.split() if word.startswith("http://")]
     assert len(urls) == 2
@@ -92,7 +93,7 @@ def test_stop_lets_running_requests_end(fleet: RunningFleet) -> None:
         streams = [threads.submit(stream, fleet, 1000, began) for _ in range(2)]
         for _ in streams:
             assert began.acquire(timeout=60)
-        subprocess.run(headrace("fleet", "stop"), check=True, timeout=180)
+        subprocess.run(headrace("fleet", "stop", *fleet.cluster()), check=True, timeout=180)
         texts = [each.result(60) for each in streams]
     assert all(text.rstrip().endswith("data: [DONE]") for text in texts)
     assert fleet.process.wait(60) == 0

@@ -20,7 +20,7 @@ Ray Serve: pip install 'headrace[ray]' (about 500 MB). Ctrl-C or SIGTERM ends th
 examples:
   headrace fleet --replicas 2
   headrace fleet OWNER/REPO --min-replicas 1 --max-replicas 4 --threads 8
-  headrace fleet /path/to/model --replicas 8 --gpus-per-replica 1 --threads 4 --address 10.0.0.5:6379
+  headrace fleet OWNER/REPO --replicas 8 --gpus-per-replica 1 --threads 4 --address 10.0.0.5:6379
   headrace fleet status
   headrace fleet stop
   headrace fleet variables

@@ -4,11 +4,16 @@ Only Ray's public API is used. It is imported here alone, and only where a comma
 """
 
 import contextlib
+import importlib.util
+import logging
 import os
 import re
+import secrets
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +25,11 @@ from server.commands.fleet.replica import ReplicaServer
 from server.commands.fleet.scaling import QueuedTokens
 from server.config.server import ServerConfig
 
+logger = logging.getLogger(__name__)
+
 APPLICATION = "headrace"
 _DEPLOYMENT = "Replica"
+_AUTH_MODE = "RAY_AUTH_MODE"
 _INSTALL = "pip install 'headrace[ray]'"
 _OBJECT_STORE_BYTES = 100 * 2**20  # for Ray's own messages: answers do not pass through it
 _DRAIN_SURPLUS_S = 10.0  # for a replica to leave the front's rotation, and to end its engine
@@ -39,12 +47,59 @@ class FleetState:
     message: str
 
 
-def require_ray() -> None:
-    """Raise StartupError if Ray Serve is not installed."""
+def require_ray(*, makes_token: bool) -> None:
+    """Load Ray Serve, which then sends its token. makes_token: whether the next cluster is this user's own. Raises
+    StartupError if it is not installed."""
+    missing = "headrace fleet needs Ray Serve ({}); install it with: " + _INSTALL
+    if importlib.util.find_spec("ray") is None:
+        raise StartupError(missing.format("there is no module ray"))
+    if makes_token:
+        keep_token_private(os.environ)
+    send_token(os.environ)
     try:
         import ray.serve  # noqa: F401
     except ImportError as error:
-        raise StartupError(f"headrace fleet needs Ray Serve ({error}); install it with: {_INSTALL}") from None
+        raise StartupError(missing.format(error)) from None
+
+
+def keep_token_private(environ: Mapping[str, str]) -> None:
+    """Take the file of Ray's token from other users, since whoever has it runs any program in the cluster; make the
+    file if there is none, as Ray would make it for everyone to read. Has no effect if `environ` names another token, or
+    says that Ray asks for none. Raises StartupError."""
+    is_asked_for = environ.get(_AUTH_MODE, "token").lower() == "token"
+    if not is_asked_for or _names_token(environ):
+        return
+    path = _token_file()
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError), open(path, "x", opener=partial(os.open, mode=0o600)) as file:
+            file.write(secrets.token_hex(32))
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            path.chmod(0o600)
+            logger.warning(
+                "other users could open %s, the token of Ray's clusters: its mode was %o, now 600", path, mode
+            )
+    except OSError as error:
+        raise StartupError(
+            f"{path}, the token of Ray's clusters, cannot be kept from other users: {error.strerror}; give another "
+            "file by RAY_AUTH_TOKEN_PATH"
+        ) from error
+
+
+def send_token(environ: MutableMapping[str, str]) -> None:
+    """Tell Ray to use its token if there is one. By itself it sends none to a cluster whose address is given. Has an effect
+    only before Ray is imported."""
+    if _names_token(environ) or _token_file().exists():
+        environ.setdefault(_AUTH_MODE, "token")
+
+
+def _names_token(environ: Mapping[str, str]) -> bool:
+    return bool(environ.get("RAY_AUTH_TOKEN") or environ.get("RAY_AUTH_TOKEN_PATH"))
+
+
+def _token_file() -> Path:
+    return Path.home() / ".ray" / "auth_token"  # where Ray looks by itself
 
 
 @contextlib.contextmanager
@@ -75,15 +130,19 @@ def running_cluster(address: str | None, *, shows_logs: bool) -> Iterator[str]:
 def _connected(address: str, **options: Any) -> Iterator[str]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
+    from ray.exceptions import RayError
 
     try:
         ray.init(address, logging_level="WARNING", namespace=APPLICATION, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         reason = " ".join(str(error).split())
         if address == "local":
             raise StartupError(f"Ray could not be started: {reason}") from error
         where = "on this machine" if address == "auto" else f"at {address}"
-        raise StartupError(f"there is no cluster of Ray {where}: {reason}; start one, or give its --address") from error
+        raise StartupError(
+            f"no cluster of Ray answers {where}: {reason}; start one, or give its --address, and its token in "
+            f"{_token_file()} or by RAY_AUTH_TOKEN_PATH"
+        ) from error
     try:
         yield ray.get_runtime_context().gcs_address
     finally:

@@ -44,17 +44,18 @@ def run(argv: Sequence[str]) -> int:
     num_cpus = len(os.sched_getaffinity(0))
     server, engine, threads = replica_options(fleet, server, engine, num_cpus)
     check_paths(server, engine)
-    require_ray()
     configure_logging(server.log_level, server.log_format)
+    require_ray(makes_token=fleet.address is None)
     return _serve(fleet, server, engine, threads)
 
 
 def _act(action: str, fleet: FleetConfig) -> int:
     if action not in (STATUS, STOP):
-        lines = (f"export {name}={shlex.quote(value)}" for name, value in front_variables(fleet.replica_port).items())
+        variables = {**front_variables(fleet.replica_port), "RAY_AUTH_MODE": "token"}  # else anyone may use Ray's ports
+        lines = (f"export {name}={shlex.quote(value)}" for name, value in variables.items())
         sys.stdout.write("\n".join(lines) + "\n")
         return 0
-    require_ray()
+    require_ray(makes_token=False)
     with running_cluster(fleet.address, shows_logs=False):
         if action == STOP:
             stop_fleet()
@@ -123,7 +124,7 @@ def _listening_ports(first: int) -> list[int]:
 def _is_server(port: int) -> bool:
     """Whether a server answers at the port, rather than another program."""
     try:
-        answer = httpx.get(f"http://127.0.0.1:{port}/live", timeout=_ANSWER_TIMEOUT_S)
+        answer = httpx.get(f"http://127.0.0.1:{port}/live", timeout=_ANSWER_TIMEOUT_S, trust_env=False)
         return answer.status_code == HTTPStatus.OK and answer.json() == {"status": "ok"}
     except (httpx.HTTPError, ValueError):  # ValueError: no JSON
         return False

@@ -39,6 +39,7 @@ def test_variables_are_printed_for_a_shell_without_ray(capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     assert "export RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT=31000" in lines
     assert "export RAY_SERVE_HAPROXY_RETRY_ON='conn-failure empty-response'" in lines
+    assert "export RAY_AUTH_MODE=token" in lines
 
 
 def test_an_unknown_option_of_an_action_is_refused() -> None:
