@@ -63,11 +63,10 @@ def require_ray(*, makes_token: bool) -> None:
 
 
 def keep_token_private(environ: Mapping[str, str]) -> None:
-    """Take the file of Ray's token from other users, since whoever has it runs any program in the cluster; make the
+    """Take the file of Ray's token from other users, since it lets them run any program in the cluster; make the
     file if there is none, as Ray would make it for everyone to read. Has no effect if `environ` names another token, or
     says that Ray asks for none. Raises StartupError."""
-    is_asked_for = environ.get(_AUTH_MODE, "token").lower() == "token"
-    if not is_asked_for or _names_token(environ):
+    if environ.get(_AUTH_MODE, "token").lower() != "token" or _names_token(environ):
         return
     path = _token_file()
     try:
@@ -88,8 +87,8 @@ def keep_token_private(environ: Mapping[str, str]) -> None:
 
 
 def send_token(environ: MutableMapping[str, str]) -> None:
-    """Tell Ray to use its token if there is one. By itself it sends none to a cluster whose address is given. Has an effect
-    only before Ray is imported."""
+    """Tell Ray to use its token if there is one. By itself it sends none to a cluster whose address is given. Has an
+    effect only before Ray is imported."""
     if _names_token(environ) or _token_file().exists():
         environ.setdefault(_AUTH_MODE, "token")
 
@@ -233,4 +232,6 @@ def stop_fleet() -> None:
 
     if fleet_state() is None:
         raise OptionError("no fleet runs in this cluster; give the --address of another")
-    serve.delete(APPLICATION)
+    while fleet_state() is not None:
+        with contextlib.suppress(TimeoutError):  # Ray waits for a minute only, which --shutdown-timeout may exceed
+            serve.delete(APPLICATION)

@@ -29,6 +29,7 @@ from server.config.server import ServerConfig
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 2.0  # at whether the fleet was stopped from elsewhere
+_LEAVE_S = 5.0  # for the command that stopped the fleet to see that, before the cluster ends
 _PROBE_TIMEOUT_S = 0.2
 _ANSWER_TIMEOUT_S = 5.0
 
@@ -90,6 +91,8 @@ def _serve(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
         while not stopped.wait(_LOOK_S):
             if fleet_state() is None:
                 logger.info("the fleet was stopped")
+                if is_own:
+                    stopped.wait(_LEAVE_S)
                 return 0
         logger.info("stopping: requests have %g s to end", server.shutdown_timeout)
         stop_fleet()
