@@ -80,12 +80,11 @@ async def run_rounds(url: str, model: str, options: argparse.Namespace) -> tuple
         for number in range(options.rounds):
             order.shuffle(prefixes)
             results = await asyncio.gather(*(one(prefix, number) for prefix in prefixes))
-            cached = sum(each for _, each, _ in results) / sum(each for each, _, _ in results)
-            total = sum(each for each, _, _ in results)
-            sys.stdout.write(f"round {number}: {cached:.1%} of {total:,} prompt tokens cached\n")
+            total, cached = sum(tokens for tokens, _, _ in results), sum(each for _, each, _ in results)
+            sys.stdout.write(f"round {number}: {cached / total:.1%} of {total:,} prompt tokens cached\n")
             if number > 0:
-                num_tokens += sum(tokens for tokens, _, _ in results)
-                num_cached += sum(each for _, each, _ in results)
+                num_tokens += total
+                num_cached += cached
                 seconds += [each for _, _, each in results]
     return num_cached / num_tokens, statistics.median(seconds)
 
@@ -102,6 +101,8 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=2)
     parser.add_argument("--least", type=float, default=0.0, help="share below which this exits with 1")
     options, for_servers = parser.parse_known_args()
+    if options.rounds < 2:
+        parser.error(f"--rounds is {options.rounds}; give 2 or more: the first one only fills the caches")
     ports = {port: free_port() for port in (8000, 8001, 8080, 5557, 5558)}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         try:
