@@ -74,7 +74,8 @@ def _whole(folder: JobFolder, kind: Scaling, record: Path, num_examples: int, tr
     digest = files_digest({path.name: _content(path) for path in _inputs(folder)})
     point = read_point(record, digest)
     if point is not None and (folder.out / CONFIG_FILE).exists():
-        return point
+        size = whole_size(kind, chosen_hyperparameters(folder), num_examples)  # the point may be of another curve
+        return msgspec.structs.replace(point, size=size)
     if code := train(folder):
         return code
     size = whole_size(kind, chosen_hyperparameters(folder), num_examples)

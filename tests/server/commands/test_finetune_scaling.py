@@ -121,6 +121,16 @@ def test_ranks_are_a_curve_too(tmp_path: Path, trainer: PlantedTrainer) -> None:
     assert [point["size"] for point in report["points"]] == [8, 2, 2, 4, 4, 8]
 
 
+def test_another_curve_of_the_same_job_has_the_size_of_the_whole_in_its_own_unit(
+    tmp_path: Path, trainer: PlantedTrainer
+) -> None:
+    assert run(_argv(tmp_path, "--scaling", "rank")) == 0
+    assert run(_argv(tmp_path, "--scaling", "data")) == 0
+    assert [name for name, _ in trainer.trained].count("out") == 1
+    report = json.loads((tmp_path / "out" / "scaling" / "report.json").read_bytes())
+    assert [point["size"] for point in report["points"]] == [90, 22, 22, 22, 22, 45, 45]
+
+
 @pytest.mark.parametrize(
     ("options", "lines", "message"),
     [
