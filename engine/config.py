@@ -389,10 +389,12 @@ class EngineConfig:
                 "--kv-events publishes what is cached, which --no-enable-prefix-caching does without; leave one out"
             )
         for name, address in (("--kv-events", self.kv_events), ("--kv-events-replay", self.kv_events_replay)):
-            if address is not None and _EVENT_ADDRESS.fullmatch(address) is None:
+            if address is None:
+                continue
+            if _EVENT_ADDRESS.fullmatch(address) is None or int(address.rpartition(":")[2]) > 65535:
                 raise StartupError(
                     f"{name} is {address!r}; it must be tcp://HOST:PORT with an address of this machine, such as "
-                    "tcp://127.0.0.1:5557, or tcp://*:5557 for all of its networks"
+                    "tcp://127.0.0.1:5557, or tcp://*:5557 for all of its networks; a port is at most 65535"
                 )
         if self.kv_events is not None and self.kv_events == self.kv_events_replay:
             raise StartupError(f"--kv-events and --kv-events-replay are both {self.kv_events}; give two ports")

@@ -40,6 +40,7 @@ def test_events_without_their_library_are_refused_with_the_command_that_installs
     ("options", "words"),
     [
         ({"kv_events": "127.0.0.1:5557"}, r"--kv-events is '127.0.0.1:5557'; it must be tcp://HOST:PORT"),
+        ({"kv_events": "tcp://*:99999"}, r"'tcp://\*:99999'; .* a port is at most 65535"),
         ({"kv_events": "tcp://*:1", "kv_events_replay": "tcp://*"}, r"--kv-events-replay is 'tcp://\*'; it must be"),
         ({"kv_events": "tcp://*:1", "kv_events_replay": "tcp://*:1"}, r"both tcp://\*:1; give two ports"),
         ({"kv_events": "tcp://*:1", "enable_prefix_caching": False}, "--kv-events publishes what is cached"),
