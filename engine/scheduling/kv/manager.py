@@ -301,7 +301,8 @@ class KVManager:
         first, end = num_computed_before // self._unit, sequence.num_computed // self._unit
         if first < end and self._enable_prefix_caching:
             self.extend_hashes(sequence)
-            num_prompt_units = sequence.num_prompt // self._unit
+            # Units before a preemption count as written, or as found in the cache, already.
+            counted = range(sequence.num_computed_at_preemption // self._unit, sequence.num_prompt // self._unit)
             for index, table in enumerate(sequence.tables):
                 parts = self._prefixes.blocks_per_unit[index]
                 for entry in range(first * parts, end * parts):
@@ -310,7 +311,7 @@ class KVManager:
                         is_new = self._pools[index].register(table[entry], key)
                         if self.events is not None and is_new:
                             self.events.store(sequence, index, entry)
-                        if is_new and index == self._first_keys and entry < num_prompt_units * parts:
+                        if is_new and index == self._first_keys and entry // parts in counted:
                             sequence.num_written += self._unit // parts
                         if self._writes is not None:
                             self._writes.on_registered(sequence, self._groups[index], table[entry], key)
