@@ -274,8 +274,11 @@ class StepPlanner:
         capacity, lifecycle = self._kv.capacity, self._lifecycle
         num_reserved = sum(capacity.blocks_needed(sequence) for sequence in lifecycle.running) if chosen else 0
         for sequence in chosen:
-            match = self._kv.match(sequence)
-            if not lifecycle.num_free_slots or not capacity.can_admit(sequence, match, num_reserved):
+            match, num_protected = self._kv.match(sequence), 0
+            if lifecycle.running:  # else it may take all blocks
+                is_evicted_first = sequence.service.is_evicted_first
+                num_protected = self._kv.pool.num_protected(is_evicted_first=is_evicted_first)
+            if not lifecycle.num_free_slots or not capacity.can_admit(sequence, match, num_reserved + num_protected):
                 break
             num_tokens, demand = tokens[sequence]
             self._begin(sequence, match, has_tokens=num_tokens > 0)

@@ -1,5 +1,6 @@
 """Batches beside clients, under random arrivals: same tokens, no step in common, and no client that gets any later."""
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.config import SchedulingPolicy
 from engine.protocol import EngineRequest, ServiceClass
 from engine.scheduling.steps.budget import StepBudget
 from tests.helpers.engines import SchedulerRun, expected_ids, half_right_draft, make_config, make_prompt, make_request
@@ -106,3 +108,45 @@ def test_clients_are_computed_in_the_steps_in_which_they_would_be_without_a_batc
     alone, beside = play(SchedulerRun(config), clients), play(SchedulerRun(config), every)
     length = max(len(alone), len(beside))
     assert alone + [{}] * (length - len(alone)) == beside + [{}] * (length - len(beside))
+
+
+def arrive_at_random(seed: int) -> tuple[SchedulerRun, list[EngineRequest]]:
+    """Run lines of batches and a few clients' requests, with a few prefixes, in a pool that is often full."""
+    draw = random.Random(seed)
+    config = make_config(
+        num_blocks=draw.randint(12, 18),
+        block_size=draw.choice([2, 4]),
+        max_num_seqs=draw.randint(2, 6),
+        max_num_batched_tokens=draw.randint(6, 40),
+        windows=draw.choice([(None,), (None, 6), (5,), (None, -7)]),
+        scheduling_policy=draw.choice(list(SchedulingPolicy)),
+    )
+    run, requests = SchedulerRun(config, feeds=draw.random() < 0.5), []
+    for index in range(draw.randint(4, 14)):
+        num_output = draw.randint(1, 10)
+        length = draw.randint(1, min(config.max_model_len, 40) - num_output)
+        is_client = draw.random() < 0.25
+        request = make_request(
+            f"r{index}",
+            make_prompt(length, seed=draw.randint(0, 2)),
+            max_tokens=num_output,
+            tenant=draw.choice(["", "a", "b"]),
+            service_class=ServiceClass.INTERACTIVE if is_client else ServiceClass.BATCH,
+            priority=draw.randint(0, 3),
+        )
+        requests.append(request)
+        run.add(request)
+        for _ in range(draw.randint(0, 4)):
+            run.step()
+    run.finish()
+    return run, requests
+
+
+@pytest.mark.parametrize("seed", [14, 94, 110, 200, 222, 276])
+def test_a_line_is_admitted_only_if_it_need_not_take_protected_blocks(seed: int) -> None:
+    """And a prompt that is computed again after a preemption counts once as written to the prefix cache."""
+    run, requests = arrive_at_random(seed)
+    assert run.transcript.ids == {each.id: expected_ids(each) for each in requests}
+    for each in requests:
+        last = run.transcript.last[each.id]
+        assert last.num_cached_tokens + last.num_written_tokens <= len(each.prompt_ids)
