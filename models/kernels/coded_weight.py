@@ -72,7 +72,7 @@ def joined(weights: Sequence[CodedWeight]) -> CodedWeight:
 
 def divided(weight: CodedWeight, count: int) -> list[CodedWeight]:
     """Return views of the `count` matrices of equally many rows that a matrix joins."""
-    assert weight.row_group == 1
+    assert count == 1 or weight.row_group == 1  # as `joined` makes them of several
     parts = {name: part.chunk(count) for name in _TENSORS if (part := getattr(weight, name)) is not None}
     return [
         dataclasses.replace(weight, **{name: chunks[index] for name, chunks in parts.items()}) for index in range(count)

@@ -121,6 +121,23 @@ def test_quantized_experts_equal_those_computed_in_turn(kind: QuantKind, dtype: 
         )
 
 
+def test_one_expert_alone_may_share_scales_among_rows() -> None:
+    spec = MoESpec(
+        1, dataclasses.replace(GATED, intermediate_size=32), dataclasses.replace(ROUTER, experts_per_token=1)
+    )
+    ops = TritonOperations(CPU)
+    exact, moe = layer_with(spec, Operations(), torch.float32, 64), layer_with(spec, ops, torch.float32, 64)
+    exact.load_state_dict(moe.state_dict())
+    quantize_experts(moe, exact, QuantKind(Encoding.FP8_E4M3, 32, row_group=16), ops, torch.float32)
+    x = normal(3, 64, seed=1)
+
+    with interpreting():
+        got = moe(x, IDENTITY)
+
+    assert isinstance(moe._experts, GroupedExperts)
+    assert relative_error(got, exact(x, IDENTITY)) < 1e-5
+
+
 def test_experts_of_different_formats_are_left_to_torch() -> None:
     spec = MoESpec(EXPERTS, dataclasses.replace(GATED, intermediate_size=32), ROUTER)
     ops = TritonOperations(CPU)
