@@ -30,7 +30,7 @@ class GrammarMasks:
 
     def start(self, rows: list[LogitsRow], vocab_size: int, *, needs_all: bool = False) -> PendingMasks:
         """Start computing the masks that `apply` will need for these rows. vocab_size: the logits' width. needs_all:
-        whether `take` will need those of all rows with a grammar."""
+        whether `take` will need the masks of all rows with a grammar."""
         needed = [
             index
             for index, row in enumerate(rows)

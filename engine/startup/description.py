@@ -196,7 +196,7 @@ def describe_steps(config: EngineConfig, budget: StepBudget, seconds_per_token: 
 def simulated_model(
     config: EngineConfig, info: EngineInfo, work: ModelWork | None, groups: tuple[KVGroup, ...], times: WarmUpTimes
 ) -> bytes:
-    """Return the model as simulations need it, in JSON, with steps as long as those of the warm-up; empty for
+    """Return the model as simulations need it, in JSON, with steps as long as the warm-up's; empty for
     transformers' code, whose work is not known."""
     if work is None:
         return b""

@@ -27,7 +27,7 @@ class TokenizerConfiguration(msgspec.Struct):
     tokenizer_class: str
     add_bos_token: bool
     model_max_length: int
-    eos_token_ids: list[int]  # also those of the generation config
+    eos_token_ids: list[int]  # the generation config's too
     chat_template: str | None
     added_tokens_decoder: dict[str, AddedTokenInfo]  # by token id
     bos_token: str | UnsetType = UNSET  # absent if the checkpoint has none, as are the next three
