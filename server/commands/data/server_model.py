@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -14,17 +13,13 @@ import msgspec
 from engine.errors import StartupError
 from server.commands.alone import say
 from server.commands.synthesize.http_client import SynthesisClient
-from server.commands.synthesize.journal import read_answer_line
+from server.commands.synthesize.server_batch import ServerBatch
 from server.finetuning.examples import ExampleMaker
 from server.finetuning.faults import InvalidLine
 from server.finetuning.rendering import Renderer
 from server.jobs.answers import BodyAnswer
 from server.schemas.chat import ChatTemplateFields
 
-_LEAST_POLL_S, _MOST_POLL_S = 0.05, 1.0
-_WINDOW = "7d"
-_ENDED = ("completed", "failed", "expired", "cancelled")
-_FILES = ("output_file_id", "error_file_id")
 _REFUSED = (400, 413, 422)  # of a text
 
 T = TypeVar("T")
@@ -84,48 +79,19 @@ class ServerModel:
     async def answer(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[BodyAnswer]:
         """Answer the bodies by a batch, whose files are deleted afterwards; a cancellation ends the batch. Raises
         StartupError if the server cannot be reached, or the batch ends without some answers."""
-        client = self._client
-        lines = [
-            json.dumps({"custom_id": str(place), "method": "POST", "url": path, "body": body}).encode() + b"\n"
-            for place, body in enumerate(bodies)
-        ]
-        form = {"data": {"purpose": "batch"}, "files": {"file": ("lines.jsonl", b"".join(lines), "application/jsonl")}}
-        file = await client.json("POST", "/v1/files", **form)
-        body = {"input_file_id": file["id"], "endpoint": path, "completion_window": _WINDOW}
-        batch = await client.json("POST", "/v1/batches", json=body)
+        named = ((str(place), body) for place, body in enumerate(bodies))
+        batch = await ServerBatch.create(self._client, path, named)
         try:
-            wait_s = _LEAST_POLL_S
-            while batch["status"] not in _ENDED:
-                await client.pause(wait_s)
-                wait_s = min(_MOST_POLL_S, 1.5 * wait_s)
-                batch = await client.json("GET", f"/v1/batches/{batch['id']}")
-            answers = await self._answers(batch)
+            await batch.wait()
+            answers = dict(await batch.answers())
         except asyncio.CancelledError:
-            await client.send("POST", f"/v1/batches/{batch['id']}/cancel", may_refuse=True)
+            await batch.cancel()
             raise
-        for name in ("input_file_id", *_FILES):
-            if (file_id := batch.get(name)) is not None:
-                await client.send("DELETE", f"/v1/files/{file_id}", may_refuse=True)
+        await batch.delete_files()
         if missing := len(bodies) - len(answers):
-            errors = (batch.get("errors") or {}).get("data") or []
-            reason = "".join(f"; {each.get('message')}" for each in errors[:3])
-            raise StartupError(
-                f"the batch {batch['id']} of {client.url} ended as {batch['status']} without {missing:,} of "
-                f"{len(bodies):,} answers{reason}; nothing was written; run the same command again"
-            )
+            reason = batch.ended_without(f"{missing:,} of {len(bodies):,}")
+            raise StartupError(f"{reason}; nothing was written; run the same command again")
         return [answers[str(place)] for place in range(len(bodies))]
-
-    async def _answers(self, batch: dict[str, Any]) -> dict[str, BodyAnswer]:
-        """Return the batch's answers by custom_id."""
-        answers = {}
-        for name in _FILES:
-            if (file_id := batch.get(name)) is None:
-                continue
-            content = (await self._client.send("GET", f"/v1/files/{file_id}/content")).content
-            for custom_id, answer in map(read_answer_line, content.splitlines()):
-                if answer is not None:
-                    answers[custom_id] = answer
-        return answers
 
 
 class _ServedTokens:

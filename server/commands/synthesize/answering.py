@@ -1,9 +1,8 @@
 """Answerers of a synthesis: an engine of its own, a running server by batches, or a teacher request by request."""
 
 import codecs
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
 import msgspec
@@ -12,16 +11,14 @@ from engine.errors import StartupError
 from server.batches.running import run_body
 from server.commands.alone import REQUESTS_PER_SLOT, in_parallel
 from server.commands.synthesize.http_client import SynthesisClient, printable_start
-from server.commands.synthesize.journal import AnswerJournal, read_answer_line
+from server.commands.synthesize.journal import AnswerJournal
+from server.commands.synthesize.server_batch import ServerBatch
 from server.context import ServerContext
 from server.jobs.answers import BodyAnswer
 from server.keys.caller import ANYBODY
 from server.synthesis.requests import CHAT_PATH, StepRequest
 
-_POLL_S = 1.0
-_WINDOW = "7d"
 _LABEL = "synthesis"  # in a batch's metadata
-_ENDED = ("completed", "failed", "expired", "cancelled")
 _AGAIN = "run the same command to continue"
 
 Store = Callable[[str, BodyAnswer], None]  # custom_id, answer; may raise to stop the run
@@ -148,53 +145,24 @@ class BatchAnswerer:
         if not self._has_resumed:
             self._has_resumed = True
             if (batch := await self._newest()) is not None:  # the only one that may have answers without a line here
-                await self._collect(batch["id"], left, store)
+                await _collect(batch, left, store)
         if left:
-            batch_id = await self._create(list(left.values()))
-            status, errors = await self._collect(batch_id, left, store)
+            bodies = [(each.custom_id, each.body) for each in left.values()]
+            batch = await ServerBatch.create(self._client, CHAT_PATH, bodies, {_LABEL: self._run})
+            await _collect(batch, left, store)
             if left:
-                reason = "; ".join(str(each.get("message")) for each in errors[:3])
-                raise StartupError(
-                    f"the batch {batch_id} of {self._client.url} ended as {status} without {len(left):,} answers"
-                    f"{f' ({reason})' if reason else ''}; {_AGAIN}"
-                )
+                raise StartupError(f"{batch.ended_without(f'{len(left):,}')}; {_AGAIN}")
 
-    async def _newest(self) -> dict[str, Any] | None:
+    async def _newest(self) -> ServerBatch | None:
         batches = (await self._client.json("GET", "/v1/batches?limit=100"))["data"]
         own = (each for each in batches if (each.get("metadata") or {}).get(_LABEL) == self._run)
-        return next(own, None)
+        return next((ServerBatch(self._client, each) for each in own), None)
 
-    async def _create(self, requests: Sequence[StepRequest]) -> str:
-        lines = [
-            {"custom_id": each.custom_id, "method": "POST", "url": CHAT_PATH, "body": each.body} for each in requests
-        ]
-        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-        form = {"data": {"purpose": "batch"}, "files": {"file": ("synthesis.jsonl", data, "application/jsonl")}}
-        file = await self._client.json("POST", "/v1/files", **form)
-        body = {
-            "input_file_id": file["id"],
-            "endpoint": CHAT_PATH,
-            "completion_window": _WINDOW,
-            "metadata": {_LABEL: self._run},
-        }
-        return str((await self._client.json("POST", "/v1/batches", json=body))["id"])
 
-    async def _collect(
-        self, batch_id: str, left: dict[str, StepRequest], store: Store
-    ) -> tuple[str, list[dict[str, Any]]]:
-        """Wait for a batch, store the answers that are in `left`, and take them from it; delete the batch's files.
-        Return its status and errors."""
-        while (batch := await self._client.json("GET", f"/v1/batches/{batch_id}"))["status"] not in _ENDED:
-            await self._client.pause(_POLL_S)
-        for name in ("output_file_id", "error_file_id"):
-            if (file_id := batch.get(name)) is None:
-                continue
-            response = await self._client.send("GET", f"/v1/files/{file_id}/content", may_refuse=True)
-            for line in response.content.splitlines() if response.is_success else ():  # an old batch's are deleted
-                custom_id, answer = read_answer_line(line)
-                if answer is not None and left.pop(custom_id, None) is not None:
-                    store(custom_id, answer)
-        for name in ("input_file_id", "output_file_id", "error_file_id"):
-            if (file_id := batch.get(name)) is not None:
-                await self._client.send("DELETE", f"/v1/files/{file_id}", may_refuse=True)
-        return str(batch["status"]), (batch.get("errors") or {}).get("data") or []
+async def _collect(batch: ServerBatch, left: dict[str, StepRequest], store: Store) -> None:
+    """Wait for a batch, store the answers that are in `left`, and take them from it; delete the batch's files."""
+    await batch.wait()
+    for custom_id, answer in await batch.answers():
+        if left.pop(custom_id, None) is not None:
+            store(custom_id, answer)
+    await batch.delete_files()

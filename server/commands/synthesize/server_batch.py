@@ -1,0 +1,77 @@
+"""ServerBatch: a batch that a command gives to a running server."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from server.commands.synthesize.http_client import SynthesisClient
+from server.commands.synthesize.journal import read_answer_line
+from server.jobs.answers import BodyAnswer
+
+_LEAST_POLL_S, _MOST_POLL_S = 0.05, 1.0
+_WINDOW = "7d"
+_ENDED = ("completed", "failed", "expired", "cancelled")
+_FILES = ("output_file_id", "error_file_id")
+
+
+class ServerBatch:
+    """A batch of a running server, and its files. All methods raise StartupError if the server cannot be reached."""
+
+    def __init__(self, client: SynthesisClient, batch: dict[str, Any]) -> None:
+        """batch: as the server describes it."""
+        self._client = client
+        self._batch = batch
+
+    @classmethod
+    async def create(
+        cls,
+        client: SynthesisClient,
+        path: str,
+        bodies: Iterable[tuple[str, Mapping[str, Any]]],
+        metadata: Mapping[str, str] | None = None,
+    ) -> "ServerBatch":
+        """Create a batch. bodies: of the requests to `path`, after their custom_id."""
+        lines = ({"custom_id": name, "method": "POST", "url": path, "body": body} for name, body in bodies)
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        form = {"data": {"purpose": "batch"}, "files": {"file": ("lines.jsonl", data, "application/jsonl")}}
+        file = await client.json("POST", "/v1/files", **form)
+        body = {"input_file_id": file["id"], "endpoint": path, "completion_window": _WINDOW, "metadata": metadata}
+        return cls(client, await client.json("POST", "/v1/batches", json=body))
+
+    async def wait(self) -> None:
+        """Wait until the batch has ended."""
+        wait_s = _LEAST_POLL_S
+        while self._batch["status"] not in _ENDED:
+            await self._client.pause(wait_s)
+            wait_s = min(_MOST_POLL_S, 1.5 * wait_s)
+            self._batch = await self._client.json("GET", f"/v1/batches/{self._batch['id']}")
+
+    async def answers(self) -> list[tuple[str, BodyAnswer]]:
+        """Return the custom_id and the answer of each request that was run; none if the files are deleted."""
+        found = []
+        for name in _FILES:
+            if (file_id := self._batch.get(name)) is None:
+                continue
+            response = await self._client.send("GET", f"/v1/files/{file_id}/content", may_refuse=True)
+            for line in response.content.splitlines() if response.is_success else ():
+                custom_id, answer = read_answer_line(line)
+                if answer is not None:
+                    found.append((custom_id, answer))
+        return found
+
+    async def delete_files(self) -> None:
+        for name in ("input_file_id", *_FILES):
+            if (file_id := self._batch.get(name)) is not None:
+                await self._client.send("DELETE", f"/v1/files/{file_id}", may_refuse=True)
+
+    async def cancel(self) -> None:
+        await self._client.send("POST", f"/v1/batches/{self._batch['id']}/cancel", may_refuse=True)
+
+    def ended_without(self, missing: str) -> str:
+        """Say that the batch ended without some answers, and up to three of its errors. missing: their number."""
+        errors = (self._batch.get("errors") or {}).get("data") or []
+        reason = "".join(f"; {each.get('message')}" for each in errors[:3])
+        status = self._batch["status"]
+        return (
+            f"the batch {self._batch['id']} of {self._client.url} ended as {status} without {missing} answers{reason}"
+        )
