@@ -1,12 +1,16 @@
 """Checks of a step's answers, each with the reason for which an answer is dropped."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from server.data.words import normalized, shared_in_order, words_of
 from server.synthesis.variables import Values, variable_text
+
+_SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟", "۔")
+_CLOSING = "\"'”’»›」』)]*_`"
+_NEAR_LIMIT = 0.05  # of a maxLength: about a word of the texts for which recipes have one
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="check"):
@@ -141,6 +145,21 @@ class Pool:
             return f"{check.field} is not new"
         self.add(words)
         return None
+
+
+def cut_fault(most_characters: Mapping[str, int], values: Values) -> str | None:
+    """Return the reason to drop an answer with a text that its maxLength cut off, or None.
+
+    A grammar closes such a text in the middle of a sentence. It may do so a few characters before the limit, if no word
+    fits into the rest, so a text near its limit is also dropped unless it ends a sentence. most_characters: by field.
+    """
+    for name, most in most_characters.items():
+        text = values[name]
+        if not isinstance(text, str) or len(text) < most - int(most * _NEAR_LIMIT):
+            continue
+        if len(text) >= most or not text.rstrip(_CLOSING).endswith(_SENTENCE_ENDS):
+            return f"{name} is cut off"
+    return None
 
 
 def first_fault(checks: Sequence[AnyCheck], values: Values, pool: Pool) -> str | None:

@@ -6,6 +6,7 @@ import msgspec
 
 from server.synthesis.checks import AnyCheck
 from server.synthesis.outputs import AnyOutput
+from server.synthesis.variables import placeholders
 
 
 class ItemSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -98,6 +99,12 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return [name for name, given in types.items() if given in ("integer", "number")]
 
     @property
+    def most_characters(self) -> dict[str, int]:
+        """The maxLength of the fields that have one, where the grammar ends a text."""
+        given = {name: each.get("maxLength") for name, each in self.fields.items() if not isinstance(each, str)}
+        return {name: most for name, most in given.items() if isinstance(most, int)}
+
+    @property
     def schema(self) -> dict[str, Any]:
         properties = {name: {"type": given} if isinstance(given, str) else given for name, given in self.fields.items()}
         return {
@@ -120,3 +127,10 @@ class SynthesisRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     variables: dict[str, str | tuple[str, ...]] = {}
     quality: tuple[str, ...] = ("chat",)
     lines: int = 100
+
+    @property
+    def read_names(self) -> frozenset[str]:
+        """Variables that a prompt, a check or the output reads, unlike the reason that a judge writes for itself."""
+        texts = [text for step in self.steps for text in (step.prompt, step.system)] + [*self.output.texts.values()]
+        names = {name for text in texts for name in placeholders(text or "")}
+        return frozenset(names.union(*(check.names for step in self.steps for check in step.checks)))

@@ -10,7 +10,7 @@ from typing import Any
 from server.data.preparation import Preparation
 from server.data.words import words_of
 from server.jobs.answers import BodyAnswer
-from server.synthesis.checks import Pool, first_fault
+from server.synthesis.checks import Pool, cut_fault, first_fault
 from server.synthesis.counts import StepCounts
 from server.synthesis.recipe import Step, SynthesisRecipe
 from server.synthesis.requests import REFUSED, StepRequest, Unusable, error_message, read_step_answer, step_request
@@ -133,6 +133,7 @@ class Synthesis:
         answers = await self.answer([request for _, request in sent]) if sent else {}
         passed = []
         counts = self.counts[step.name]
+        limits = {name: most for name, most in step.most_characters.items() if name in self.recipe.read_names}
         for branch, request in sent:
             answer = answers[request.custom_id]
             try:
@@ -145,7 +146,7 @@ class Synthesis:
             branch.values = {**branch.values, **values}
             if request.body["model"] == self.model and step.name not in self.step_models:
                 branch.fingerprint = fingerprint
-            fault = first_fault(step.checks, branch.values, self._pool)
+            fault = cut_fault(limits, values) or first_fault(step.checks, branch.values, self._pool)
             if fault is not None:
                 counts.faults[fault] += 1
                 continue

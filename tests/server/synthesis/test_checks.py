@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from server.synthesis.checks import AnyCheck, Pool, first_fault
+from server.synthesis.checks import AnyCheck, Pool, cut_fault, first_fault
 
 pytestmark = pytest.mark.fast
 
@@ -60,3 +60,19 @@ def test_new_texts_are_kept_apart_from_all_before() -> None:
         )
     ]
     assert faults == [None, "a is not new", None, "a is empty", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_cut"),
+    [
+        ("How long do I boil an egg? I'm a" + "n" * 68, True),
+        ("a" * 99 + ".", True),  # the sentence may have gone on, or another one have followed
+        ("a" * 96, True),  # no word that the model wanted fits into the rest
+        ("a" * 96 + '."', False),
+        ("水" * 96 + "。", False),
+        ("a" * 94, False),
+        (7, False),
+    ],
+)
+def test_a_text_that_its_most_characters_end_is_cut_off(text: object, is_cut: bool) -> None:
+    assert cut_fault({"ask": 100}, {"ask": text, "other": "b" * 100}) == ("ask is cut off" if is_cut else None)

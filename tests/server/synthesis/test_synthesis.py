@@ -106,6 +106,21 @@ async def test_answers_that_do_not_pass_are_counted_with_their_reasons(tmp_path:
     assert "filters        6        5    83%  chat_echo 1" in acceptance_table(counts)
 
 
+async def test_texts_that_the_grammar_cut_off_are_dropped_if_anything_reads_them(tmp_path: Path) -> None:
+    fields = "task: {type: string, maxLength: 300}, why: {type: string, maxLength: 10}"
+    recipe = RECIPE.replace("task: string", fields).replace("    checks: [{check: new, field: task}]\n", "")
+
+    def script(request: StepRequest) -> str:
+        number = int(request.custom_id[:6])
+        task = random_text(number, 99)[:300] if number == 1 else f"{random_text(number, 8)}."
+        return json.dumps({"task": task, "why": "w" * 10}) if "-invent-" in request.custom_id else invents(request)
+
+    synthesis, _ = synthesis_of(tmp_path, script, recipe, bounds=Bounds(3, 0, 4))
+    assert await synthesis.run() is None
+    assert synthesis.counts["invent"].faults == {"task is cut off": 1}
+    assert not [line for line in lines_of(synthesis) if len(line["messages"][0]["content"]) == 300]
+
+
 async def test_lines_of_the_evaluation_and_near_duplicates_are_dropped(tmp_path: Path) -> None:
     leak = random_text(900)
     replies = {0: leak, 1: random_text(901), 2: random_text(901), 3: random_text(903)}
