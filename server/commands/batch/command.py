@@ -18,7 +18,7 @@ from server.commands.alone import Interrupted, LineProgress, run_alone, say
 from server.commands.batch.arguments import batch_parser
 from server.commands.batch.output_file import OutputFile
 from server.commands.options.definitions import OPTIONS
-from server.commands.options.sources import options_file, resolve_options
+from server.commands.options.sources import names_model, options_file, resolve_options
 from server.config.server import ServerConfig
 from server.text.chat_templates.chat_template import load_chat_template
 from server.text.chat_templates.processes import TemplateProcesses
@@ -91,7 +91,7 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
 def _configs(namespace: argparse.Namespace) -> tuple[ServerConfig, EngineConfig]:
     flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
     file = options_file(namespace.config)
-    if "model" not in flags and file is None and OPTIONS["model"].variable not in os.environ:
+    if not names_model(flags, os.environ, file):
         raise OptionError("no model given; usage: headrace batch INPUT OUTPUT --model MODEL")
     server, engine = resolve_options(flags, os.environ, file)
     step = OPTIONS["batch_step_ms"]

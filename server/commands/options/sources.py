@@ -40,6 +40,11 @@ def options_file(given: str | None) -> Path | None:
     return Path(path) if path else None
 
 
+def names_model(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None) -> bool:
+    """Return whether a flag, a variable or perhaps the file names a model, so that the demo model is not loaded."""
+    return "model" in flags or file is not None or OPTIONS["model"].variable in environ
+
+
 def resolve_options(
     flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None, models: Sequence[str] = ()
 ) -> tuple[ServerConfig, EngineConfig]:

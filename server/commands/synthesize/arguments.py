@@ -126,5 +126,5 @@ def _named_for_synthesis(each: Option) -> Option:
     """Return the option with the help that is true here: a server or teacher has models of its own."""
     if each.name != "model":
         return each
-    text = f"{each.help.removesuffix(' to serve.')} to load (default: {each.default}), or a name of a model"
+    text = f"{each.help.removesuffix(' to serve.')} to load, or a name of a model"
     return replace(each, help=f"{text} of --server or --teacher-url (default: its only one).")

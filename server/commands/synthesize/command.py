@@ -23,7 +23,7 @@ from server.commands.alone import Interrupted, LineProgress, run_alone, say
 from server.commands.chat.connecting import client_key, trusted_authorities
 from server.commands.options.arguments import build_config
 from server.commands.options.definitions import OPTIONS
-from server.commands.options.sources import options_file, resolve_options
+from server.commands.options.sources import names_model, options_file, resolve_options
 from server.commands.synthesize.arguments import TEACHER_KEY_VARIABLE, SynthesisConfig, synthesize_parser
 from server.commands.synthesize.checking import check_files, check_steps, open_filters
 from server.commands.synthesize.journal import SUFFIX, AnswerJournal, RunName
@@ -65,11 +65,17 @@ def run(argv: Sequence[str]) -> int:
     journal_path = out.with_name(out.name + SUFFIX)
     if out.exists() and not journal_path.exists():
         raise OptionError(f"{out} exists and has no journal, so it is not of a synthesis; name another --out")
+    needs_engine = config.server is None and (config.teacher_url is None or bool(config.teacher_steps))
+    if needs_engine and not names_model(vars(namespace), os.environ, options_file(namespace.config)):
+        raise OptionError(
+            "no model given; name one to load with --model MODEL, or a running server with --server URL"
+            f"{'' if config.teacher_steps else ', or another endpoint with --teacher-url URL'}"
+        )
     with contextlib.closing(AnswerJournal(str(journal_path), RunName(recipe.name, config.seed))) as journal:
         if len(journal):
             say(f"{journal_path} has {counted(len(journal), 'answer')}, which are not computed again")
         work = _Run(config, namespace, recipe, items, preparation, journal, out)
-        if config.server is None and (config.teacher_url is None or config.teacher_steps):
+        if needs_engine:
             return work.with_engine(began_s)
         return asyncio.run(work.with_client())
 

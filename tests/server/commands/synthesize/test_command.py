@@ -80,11 +80,11 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
         run(["--show", "none"])
 
 
-def test_the_help_of_model_says_what_is_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_model_says_when_it_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "to load (default: demo), or a name of a model of --server or --teacher-url (default: its only one)" in text
+    assert "to load, or a name of a model of --server or --teacher-url (default: its only one)" in text
 
 
 def test_a_stopped_run_continues_where_it_was(
@@ -190,6 +190,8 @@ output: {{kind: chat, user: "{{prompt}}", assistant: "{{reply}}"}}
         (["mine.yaml", "--out", "a.txt", "--input", "seeds.txt"], "a.txt is not a .jsonl file"),
         (["mine.yaml", "--out", "a.jsonl", "--input", "a.jsonl"], "a.jsonl would be overwritten"),
         (["mine.yaml", "--out", "no/a.jsonl", "--input", "seeds.txt"], "folder of no/a.jsonl does not exist"),
+        (["magpie", "--out", "a.jsonl"], "no model given; name one to load with --model MODEL, or a running"),
+        ([*BOTH[:5], *TEACHER[:2], *TEACHER[4:], "--teacher-steps", "reply"], "no model given; .* --server URL$"),
         (["mine.yaml", "--out", "a.jsonl"], "needs files; give --input"),
         (["mine.yaml", "--out", "mine.jsonl", "--input", "seeds.txt"], "mine.jsonl exists and has no journal"),
         (["mine.yaml", "--out", "a.jsonl", "--set", "tone=kind"], "no variable 'tone' to set; there is language"),
@@ -222,7 +224,11 @@ output: {{kind: chat, user: "{{prompt}}", assistant: "{{reply}}"}}
         (["mine.yaml", "--out", "a.jsonl", "--min-acceptance", "2"], "it must be a number from 0 to 1"),
     ],
 )
-def test_wrong_options_are_refused(folder: Path, arguments: list[str], message: str) -> None:
+def test_wrong_options_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    for name in ("HEADRACE_MODEL", "HEADRACE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
     (folder / "mine.jsonl").touch()
     with pytest.raises(OptionError, match=message):
         run(arguments)
