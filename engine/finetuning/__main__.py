@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
         if not is_out_of_memory(error):
             raise
         return _fail(folder, _OUT_OF_MEMORY, error)
-    sys.stdout.write(f"{out}\n")
+    if out is not None:
+        sys.stdout.write(f"{out}\n")
     return 0
 
 

@@ -47,8 +47,11 @@ _ANCHORS = {TrainingMethod.SUPERVISED: AnchorWeights(mean=8.0, first=6.0)}
 _CHOSEN = ("n_epochs", "batch_size", "learning_rate", "lora_rank")  # hyperparameters that the first event has
 
 
-def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEvent], object] = lambda _: None) -> Path:
-    """Train the job of a folder; return the folder of the finished adapter. on_event: called with each event.
+def train(
+    folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEvent], object] = lambda _: None
+) -> Path | None:
+    """Train the job of a folder; return the folder of the finished adapter, or None for a job that is trained only for
+    its loss. on_event: called with each event.
 
     Raises StartupError or ModelError if the job cannot run.
     """
@@ -91,9 +94,11 @@ def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEv
     if job.method is TrainingMethod.SUPERVISED and job.probe is None:
         items, tokenizer = read_rows(folder.train, TrainingItem), load_job_tokenizer(folder)
         report_recall(items, decoder, lora, job.end_ids, resolved, tokenizer, events, progress)
-    events.add("The adapter is complete", adapter=str(out), trained_tokens=task.trained_tokens(state.progress.results))
+    if job.probe is None:
+        num_trained = task.trained_tokens(state.progress.results)
+        events.add("The adapter is complete", adapter=str(out), trained_tokens=num_trained)
     events.close()
-    return out
+    return out if job.probe is None else None
 
 
 def _setup(folder: JobFolder, job: FinetuningJob) -> TaskSetup:

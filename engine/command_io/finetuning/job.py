@@ -99,7 +99,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 class Probe(msgspec.Struct, frozen=True):
     """Settings of a job that is trained only for its held-out loss, and compared with another job: the learning rate is
-    that job's, and the file's questions are not asked."""
+    that job's, the file's questions are not asked, and the adapter is not reported: its folder does not stay."""
 
     learning_rate: float
 

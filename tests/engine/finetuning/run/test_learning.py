@@ -198,7 +198,9 @@ def test_a_finished_job_says_how_many_questions_it_answers_as_the_file_does(mode
     )
 
 
-def test_a_job_that_is_compared_has_the_given_learning_rate_and_no_questions(model: Path, tmp_path: Path) -> None:
+def test_a_job_that_is_compared_has_the_given_rate_and_reports_no_questions_and_no_adapter(
+    model: Path, tmp_path: Path
+) -> None:
     job = finetuning_job(model, tmp_path)
     known = msgspec.json.decode(job.folder.job.read_bytes(), type=FinetuningJob)
     job.folder.job.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, probe=Probe(1.5e-5))))
@@ -207,7 +209,7 @@ def test_a_job_that_is_compared_has_the_given_learning_rate_and_no_questions(mod
     events = parse_events(job.folder.events.read_bytes())
     assert [event.data["learning_rate"] for event in events if "batch_size" in event.data] == [1.5e-5]
     assert max(event.data["learning_rate"] for event in events if event.kind == "metrics") == 1.5e-5
-    assert not [event for event in events if "as_in_file" in event.data]
+    assert not [event for event in events if "as_in_file" in event.data or "adapter" in event.data]
     assert held_out_losses(job.folder)[1] > 0
 
 
