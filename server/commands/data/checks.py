@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,9 +62,19 @@ def checked_options(arguments: argparse.Namespace) -> PreparationOptions:
     try:
         check_preparation(options)
     except InvalidRequest as error:
-        flag = f"--{(error.param or '').replace('_', '-')}"
-        raise OptionError(f"{flag}{str(error).removeprefix(error.param or '')}") from None
+        raise OptionError(_with_flags(str(error))) from None
     return options
+
+
+def _with_flags(message: str) -> str:
+    """Return the message of an API's error with the flags of the fields that it names: --max-ifd for max_ifd."""
+    first, _, others = message.partition(" ")
+    named = re.sub(r"\b[a-z]+(_[a-z]+)+\b", lambda found: _flag(found[0]), others)
+    return f"{_flag(first)} {named}"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}" if name in PreparationOptions.__struct_fields__ else name
 
 
 def _judge(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -127,8 +127,8 @@ def test_too_many_removed_lines_fail_and_lines_that_a_job_refuses_are_named(fold
         ("--model m --min-ifd p100", "--min-ifd is 'p100'; it must be a number above 0, or a percentile such as p95"),
         ("--model m --max-ifd much", "--max-ifd is 'much'; it must be"),
         ("--model m --max-perplexity 0.9", "--max-perplexity is 0.9; a perplexity is at least 1"),
-        ("--model m --min-ifd 2 --max-ifd 1", "--min-ifd is 2, not below max_ifd, 1, so no line is between them"),
-        ("--model m --min-ifd p90 --max-ifd p10", "--min-ifd is p90, not below max_ifd, p10"),
+        ("--model m --min-ifd 2 --max-ifd 1", "--min-ifd is 2, not below --max-ifd, 1, so no line is between them"),
+        ("--model m --min-ifd p90 --max-ifd p10", "--min-ifd is p90, not below --max-ifd, p10"),
     ],
 )
 def test_wrong_bounds_are_refused(options: str, message: str) -> None:

@@ -241,7 +241,7 @@ def test_another_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--server localhost:8000", "--server must begin with http:// or https://, not 'localhost:8000'"),
         ("--key-file key", "--key-file needs --server"),
         ("--server http://s --key-file no", "--key-file no: No such file"),
-        ("--server http://s --min-ifd 1 --max-ifd 1", "--min-ifd is 1, not below max_ifd, 1, so no line is between"),
+        ("--server http://s --min-ifd 1 --max-ifd 1", "--min-ifd is 1, not below --max-ifd, 1, so no line is between"),
         ("--max-perplexity 20", "--max-perplexity needs --model, the model that scores the lines, or --server"),
     ],
 )
