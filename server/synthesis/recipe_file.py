@@ -1,5 +1,6 @@
 """load_recipe: reads the file of a recipe, with every check that needs no model."""
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from server.synthesis.variables import placeholders
 
 _INDEX = re.compile(r"\[\d+\]")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NOT_IN_DIGEST = ("name", "description", "variables", "lines")
 _TYPES = ("string", "integer", "number", "boolean", "array", "object")
 
 
@@ -43,6 +45,14 @@ def load_recipe(given: str, variables: Mapping[str, str]) -> tuple[SynthesisReci
         return _checked(_parsed(text), path.stem, variables), path
     except OptionError as error:
         raise OptionError(f"recipe {given}: {error}") from None
+
+
+def recipe_digest(path: Path) -> str:
+    """Return a digest of what a recipe's valid file says about its lines, as hexadecimal digits: of its values as they
+    are written there, so that it is the same in later versions, but for the name and what options replace."""
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in given.items() if name not in _NOT_IN_DIGEST}
+    return hashlib.blake2b(msgspec.json.encode(kept, order="deterministic"), digest_size=8).hexdigest()
 
 
 def _parsed(text: str) -> SynthesisRecipe:

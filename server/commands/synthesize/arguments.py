@@ -48,6 +48,9 @@ class SynthesisConfig:
     against: tuple[str, ...] = _option(
         (), "Evaluation files; lines that contain text of them are dropped.", metavar="FILE"
     )
+    recipe_changed: bool = _option(
+        False, "Continue after a change of the recipe: only requests that have changed are computed."
+    )
     lines: int | None = _option(None, "Lines to make (default: the recipe's).", minimum=1)
     seed: int = _option(0, "Seed of all draws; the same seed makes the same requests.", minimum=0)
     max_tokens: int | None = _option(

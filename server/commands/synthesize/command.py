@@ -31,7 +31,7 @@ from server.config.server import ServerConfig
 from server.data.preparation import Preparation
 from server.synthesis.counts import acceptance_table
 from server.synthesis.recipe import SynthesisRecipe
-from server.synthesis.recipe_file import built_in_recipes, load_recipe
+from server.synthesis.recipe_file import built_in_recipes, load_recipe, recipe_digest
 from server.synthesis.sources import Items, open_source
 from server.synthesis.synthesis import Bounds, Synthesis
 from server.text.chat_templates.processes import TemplateProcesses
@@ -71,7 +71,8 @@ def run(argv: Sequence[str]) -> int:
             "no model given; name one to load with --model MODEL, or a running server with --server URL"
             f"{'' if config.teacher_steps else ', or another endpoint with --teacher-url URL'}"
         )
-    with contextlib.closing(AnswerJournal(str(journal_path), RunName(recipe.name, config.seed))) as journal:
+    run_name = RunName(recipe.name, config.seed, recipe_digest(path))
+    with contextlib.closing(AnswerJournal(str(journal_path), run_name, has_changed=config.recipe_changed)) as journal:
         if len(journal):
             say(f"{journal_path} has {counted(len(journal), 'answer')}, which are not computed again")
         work = _Run(config, namespace, recipe, items, preparation, journal, out)

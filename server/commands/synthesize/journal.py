@@ -17,10 +17,12 @@ class _Response(msgspec.Struct):
 
 
 class RunName(msgspec.Struct, frozen=True):
-    """The run that an output belongs to: another recipe or seed would replace its lines."""
+    """The run that an output belongs to: another recipe or seed would replace its lines. digest: of the recipe's
+    contents; empty in journals that were begun without one."""
 
     recipe: str
     seed: int
+    digest: str = ""
 
     def __str__(self) -> str:
         return f"recipe {self.recipe} with --seed {self.seed}"
@@ -36,18 +38,18 @@ class AnswerJournal:
     """Answers by custom_id, in the format of a batch's output, after a line that names the run. Refusals are not
     written: they cost nothing, and their reason may be gone in the next run."""
 
-    def __init__(self, path: str, run: RunName) -> None:
-        """Open and lock the file, and drop an incomplete last line. Raises StartupError, and OptionError if it has
-        answers of another run."""
+    def __init__(self, path: str, run: RunName, *, has_changed: bool = False) -> None:
+        """Open and lock the file, and drop an incomplete last line. has_changed: the contents of the recipe may differ
+        from those of earlier runs. Raises StartupError, and OptionError if it has answers of another run."""
         self._answers: dict[str, BodyAnswer] = {}
         self._file = OutputFile(path)
         try:
-            self._open(path, run)
+            self._open(path, run, has_changed)
         except StartupError:
             self._file.close()
             raise
 
-    def _open(self, path: str, run: RunName) -> None:
+    def _open(self, path: str, run: RunName, has_changed: bool) -> None:
         found = None
         try:
             self._file.recover()
@@ -62,10 +64,17 @@ class AnswerJournal:
             return
         if self._answers:
             out = path.removesuffix(SUFFIX)
-            raise OptionError(
-                f"{out} is of {found or 'an unknown run'}, and {run} would replace its lines; name another --out, or "
-                f"delete {out} and {path}"
-            )
+            if found is None or (found.recipe, found.seed) != (run.recipe, run.seed):
+                raise OptionError(
+                    f"{out} is of {found or 'an unknown run'}, and {run} would replace its lines; name another --out, "
+                    f"or delete {out} and {path}"
+                )
+            if found.digest and not has_changed:
+                raise OptionError(
+                    f"{out} is of a recipe that is also named {run.recipe} and has other contents (digest "
+                    f"{found.digest}, now {run.digest}), and this one would replace its lines; name another --out, or "
+                    "add --recipe-changed if it is the same recipe after a change"
+                )
         self._file.add(msgspec.json.encode(_Line("", run=run)) + b"\n")
 
     def __len__(self) -> int:

@@ -149,6 +149,40 @@ def test_another_recipe_does_not_replace_the_lines(folder: Path) -> None:
     assert (folder / "out.jsonl").read_bytes() == lines
 
 
+def test_another_recipe_of_the_same_name_does_not_replace_the_lines(folder: Path, teacher: _Teacher) -> None:
+    assert _run("--lines", "2") == 0
+    lines = (folder / "out.jsonl").read_bytes()
+    (folder / "mine.yaml").write_text(RECIPE.replace('prompt: "{task}"', 'prompt: "Answer: {task}"'))
+    with pytest.raises(OptionError, match=r"out\.jsonl is of a recipe that is also named mine .* --recipe-changed"):
+        _run("--lines", "2")
+    assert (folder / "out.jsonl").read_bytes() == lines
+    assert _run("--lines", "2", "--recipe-changed") == 0
+    assert teacher.num_asked == 4 + 2  # the first step's answers are used again
+    assert _run("--lines", "2") == 0
+
+
+def test_a_comment_or_another_variable_is_no_other_recipe(folder: Path, teacher: _Teacher) -> None:
+    assert _run("--lines", "2") == 0
+    (folder / "mine.yaml").write_text(f"# Mine.\nlines: 7\ndescription: Tasks.\n{RECIPE}")
+    assert _run("--lines", "2", "--set", "language=Thai") == 0
+    assert teacher.num_asked > 4
+
+
+@pytest.mark.usefixtures("teacher")
+def test_a_journal_without_a_digest_is_continued_and_gets_one(folder: Path) -> None:
+    assert _run("--lines", "2") == 0
+    journal = folder / "out.jsonl.journal"
+    first, *others = journal.read_bytes().splitlines(keepends=True)
+    run_name = {"recipe": "mine", "seed": 0}
+    assert json.loads(first)["run"].keys() == {*run_name, "digest"}
+    journal.write_bytes(b"".join([json.dumps({"custom_id": "", "run": run_name}).encode() + b"\n", *others]))
+    assert _run("--lines", "2") == 0
+    assert journal.read_bytes().count(b'"digest"') == 1
+    (folder / "mine.yaml").write_text(RECIPE.replace("check: new", "check: new, threshold: 0.9"))
+    with pytest.raises(OptionError, match="has other contents"):
+        _run("--lines", "2")
+
+
 @pytest.mark.usefixtures("teacher")
 def test_budgets_and_acceptance_stop_a_run_with_its_own_exit_code(
     folder: Path, capsys: pytest.CaptureFixture[str]
@@ -157,7 +191,7 @@ def test_budgets_and_acceptance_stop_a_run_with_its_own_exit_code(
     assert "stopped: --max-tokens 100 are spent" in capsys.readouterr().err
     (folder / "eval.jsonl").write_bytes(encoded(chat("Q?", "nothing of this")))
     (folder / "mine.yaml").write_text(RECIPE.replace("check: new, field: task", "check: length, field: task, least: 9"))
-    assert _run("--against", "eval.jsonl") == 3
+    assert _run("--against", "eval.jsonl", "--recipe-changed") == 3
     captured = capsys.readouterr()
     assert "stopped: 0 of 32 items became lines, less than --min-acceptance 5%" in captured.err
     assert "task is too short 32" in captured.out
