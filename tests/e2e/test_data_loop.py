@@ -18,15 +18,16 @@ from tests.helpers.server_process import API_KEY, COMMAND, START_TIMEOUT_S, Serv
 
 _NUM_LINES, _NUM_HELD_OUT = 12, 3
 _TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
-# Texts are fields, since a random model rarely ends a text of its own before it is cut off.
-_ANSWER = "fields: {answer: {type: string, minLength: 4, maxLength: 9}}\n    max_tokens: 80"
+# A random model rarely ends a text before it is cut off, and never in a sentence's end: texts are fields with a pattern.
+_TEXT = '{type: string, pattern: "^[a-z]{4,9}$"}'
+_ANSWER = f"fields: {{answer: {_TEXT}}}\n    max_tokens: 80"
 _RECIPES = {
     "supervised": """
 source: {kind: documents, words: 5}
 steps:
   - name: ask
     prompt: "{document}"
-    fields: {question: {type: string, minLength: 4, maxLength: 9}}
+    fields: {question: TEXT}
     max_tokens: 80
   - name: reply
     prompt: "{question}"
@@ -163,7 +164,7 @@ def _run(server: ServerProcess, folder: Path, program: str, recipe: str, *option
 
 
 def _started(server: ServerProcess, folder: Path, program: str, recipe: str, *options: str) -> subprocess.Popen[str]:
-    (folder / "recipe.yaml").write_text(recipe.replace("ANSWER", _ANSWER))
+    (folder / "recipe.yaml").write_text(recipe.replace("ANSWER", _ANSWER).replace("TEXT", _TEXT))
     (folder / "in.txt").write_text("\n\n".join(f"Part {number} is about it." for number in range(_NUM_LINES)))
     held_out = [
         {"messages": [{"role": "user", "content": f"Held\u2028out {n}?"}, {"role": "assistant", "content": "e"}]}
