@@ -18,7 +18,7 @@ from tests.helpers.server_process import API_KEY, COMMAND, START_TIMEOUT_S, Serv
 
 _NUM_LINES, _NUM_HELD_OUT = 12, 3
 _TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
-# A random model rarely ends a text before it is cut off, and never in a sentence's end: texts are fields with a pattern.
+# A random model rarely ends a text before it is cut off: texts are fields with a pattern, which ends them.
 _TEXT = '{type: string, pattern: "^[a-z]{4,9}$"}'
 _ANSWER = f"fields: {{answer: {_TEXT}}}\n    max_tokens: 80"
 _RECIPES = {
