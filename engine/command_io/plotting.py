@@ -1,11 +1,13 @@
-"""Plots in files: checking that one can be written, and writing it."""
+"""Plots in files: checking that one can be written, a cumulative curve, and writing it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import StartupError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -20,6 +22,16 @@ def check_plotting(path: str) -> None:
         raise StartupError(f"--plot is {path}; its suffix must name a format, such as .png, .svg or .pdf")
     if not Path(path).resolve().parent.is_dir():
         raise StartupError(f"--plot is {path}; its folder does not exist; create it")
+
+
+def draw_cumulative(axes: "Axes", label: str, sample: Sequence[float]) -> None:
+    """Draw the share of `sample` that is at most each value."""
+    if sample:
+        axes.ecdf(sample)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label)
+    axes.set_ylabel("share of sample")
+    axes.grid(alpha=0.3)
 
 
 def save_plot(figure: "Figure", path: str) -> None:

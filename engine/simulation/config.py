@@ -45,3 +45,6 @@ class SimulateConfig:
     )
     price: float | None = _results(None, "Price of a server for an hour, to show costs (default: none).", minimum=0)
     json: str | None = _results(None, "File for the results as JSON (default: none).", metavar="FILE")
+    plot: str | None = _results(
+        None, "File for a plot, such as load.png; needs the extra 'bench' (default: none).", metavar="FILE"
+    )

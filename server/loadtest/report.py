@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from engine.command_io.plotting import save_plot
+from engine.command_io.plotting import draw_cumulative, save_plot
 from engine.command_io.results import write_results
 from server.loadtest.config import LoadConfig
 from server.loadtest.load import LoadRun
@@ -115,21 +115,12 @@ def plot_load(path: str, load: LoadRun, *, title: str) -> None:
     completed = [trace for trace in load.traces if trace.error is None]
     figure = Figure(figsize=(12, 7), layout="constrained")
     ((ttft, tpot), (itl, rate)) = figure.subplots(2, 2)
-    _draw_cumulative(ttft, "time to first token, ms", [trace.ttft_ms for trace in completed])
-    _draw_cumulative(tpot, "time per output token, ms", [t for trace in completed if (t := trace.tpot_ms) is not None])
-    _draw_cumulative(itl, "gap between chunks of text, ms", [gap for trace in completed for gap in trace.itl_ms])
+    draw_cumulative(ttft, "time to first token, ms", [trace.ttft_ms for trace in completed])
+    draw_cumulative(tpot, "time per output token, ms", [t for trace in completed if (t := trace.tpot_ms) is not None])
+    draw_cumulative(itl, "gap between chunks of text, ms", [gap for trace in completed for gap in trace.itl_ms])
     _draw_rate(rate, load)
     figure.suptitle(title)
     save_plot(figure, path)
-
-
-def _draw_cumulative(axes: "Axes", label: str, sample: list[float]) -> None:
-    if sample:
-        axes.ecdf(sample)
-    axes.set_xlim(left=0)
-    axes.set_xlabel(label)
-    axes.set_ylabel("share of sample")
-    axes.grid(alpha=0.3)
 
 
 def _draw_rate(axes: "Axes", load: LoadRun) -> None:

@@ -1,4 +1,4 @@
-"""`headrace simulate`: the command, from its options to its tables."""
+"""`headrace simulate`: the command, from its options to its tables and plot."""
 
 import argparse
 import dataclasses
@@ -11,12 +11,14 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from engine.command_io.plotting import check_plotting
 from engine.command_io.results import check_results_file, write_results
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.simulation.config import SimulateConfig
 from engine.simulation.fleet import Fleet, replica_of
 from engine.simulation.hardware import SimulatedModel, find_card
+from engine.simulation.plot import plot_simulation
 from engine.simulation.policies import make_policy
 from engine.simulation.report import result_tables
 from engine.simulation.results import GIVEN, MODELED, simulation_result
@@ -48,6 +50,8 @@ def run(argv: Sequence[str]) -> int:
     check_results_file(config.save_hardware, "--save-hardware")
     if config.json is not None and config.json == config.save_hardware:
         raise OptionError(f"--json and --save-hardware are both {config.json}; name two files")
+    if config.plot is not None:
+        check_plotting(config.plot)
     policy = make_policy(config.policy, config.seed)
     trace = _load(namespace, config)
     model = _simulated_model(config, engine, given=flags)
@@ -55,10 +59,13 @@ def run(argv: Sequence[str]) -> int:
         _save(config.save_hardware, model)
     began_s = time.process_time()
     fleet = Fleet([replica_of(model, engine) for _ in range(config.replicas)], policy, model.kv_tokens)
-    result = simulation_result(fleet, fleet.run(trace), config.price)
+    fates = fleet.run(trace)
+    result = simulation_result(fleet, fates, config.price)
     cpu_s = time.process_time() - began_s
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     console.print(result_tables(result, model, config.policy, config.price))
+    if config.plot is not None:
+        plot_simulation(config.plot, fates, result, model, config.policy)
     if config.json is not None:
         write_results(
             config.json,

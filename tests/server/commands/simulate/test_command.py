@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import msgspec
 import pytest
 
@@ -38,6 +39,23 @@ def test_tables_say_where_each_figure_comes_from(hardware: str, capsys: pytest.C
         "1 ": "modeled",
     }.items():
         assert any(row.strip().startswith(name) and row.endswith(origin) for row in rows), name
+
+
+def test_a_plot_draws_times_open_requests_and_replicas(hardware: str, tmp_path: Path) -> None:
+    path = tmp_path / "load.svg"
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # texts stay texts
+        run([*LOAD, "--hardware", hardware, "--replicas", "2", "--price", "2", "--plot", str(path)])
+    drawn = path.read_text()
+    for text in (
+        *("time to first token, ms", "time per further token, ms", "waiting for the first token", "utilization"),
+        *("(modeled; its figures: measured), round_robin", "for a million output tokens", "20 requests"),
+    ):
+        assert text in drawn, text
+
+
+def test_a_plot_that_cannot_be_written_is_refused_before_the_load_is_played(hardware: str, tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="folder does not exist"):
+        run([*LOAD, "--hardware", hardware, "--plot", str(tmp_path / "nowhere" / "load.png")])
 
 
 def test_small_figures_keep_three_digits_and_short_steps_of_a_card_are_warned_of(
