@@ -15,7 +15,7 @@ from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, RequestFailed
 from engine.protocol import EngineInfo
 from engine.simulation.hardware import SimulatedModel
-from engine.simulation.planning.config import PlanConfig
+from engine.simulation.planning.config import MOST_RATE, PlanConfig
 from engine.simulation.planning.job import ServedPlanJob
 from engine.simulation.planning.plan import Plan
 from engine.simulation.planning.search import LoadKind, Requests
@@ -32,7 +32,6 @@ router = APIRouter(tags=["Operations"], dependencies=[OPERATORS_ONLY])
 _COMMAND = (sys.executable, "-P", "-m", "engine.simulation.planning")
 _HONORED = ("model", "input", "output", "rate", "concurrency", "slo", "changes")
 _MOST_USERS = 1024
-_MOST_RATE = 1e6
 _NUM_REQUESTS = 100
 
 
@@ -94,8 +93,11 @@ def _load(request: Request) -> tuple[LoadKind, float]:
         amount = float(rate)
     except ValueError:
         amount = math.nan
-    if not 0 < amount <= _MOST_RATE:
-        raise InvalidRequest(f"rate is {quote(rate)}; it must be a number of requests a second above 0", param="rate")
+    if not 0 < amount <= MOST_RATE:
+        raise InvalidRequest(
+            f"rate is {quote(rate)}; it must be a number of requests a second above 0, at most {MOST_RATE:,.0f}",
+            param="rate",
+        )
     return LoadKind.RATE, amount
 
 

@@ -9,6 +9,8 @@ _load = partial(option, group="Load")
 _hardware = partial(option, group="Hardware")
 _results = partial(option, group="Results")
 
+MOST_RATE = 1e9  # requests a second; far more than servers compute
+
 
 @dataclass(frozen=True, slots=True)
 class PlanConfig:
@@ -17,7 +19,10 @@ class PlanConfig:
     input: str = _load("500", "Prompt tokens of a request: 128, uniform 64:512, or lognormal:MEDIAN:SIGMA[:MAX].")
     output: str = _load("200", "Output tokens of a request, in the same forms.")
     rate: float | None = _load(
-        None, "Requests per second, at random times; or give --concurrency (default: none).", minimum=0.000001
+        None,
+        "Requests per second, at random times; or give --concurrency (default: none).",
+        minimum=0.000001,
+        maximum=MOST_RATE,
     )
     concurrency: int | None = _load(
         None, "Users, each of whom sends the next request when the last one is answered (default: none).", minimum=1

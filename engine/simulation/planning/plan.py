@@ -37,7 +37,8 @@ class PlannedMemory(msgspec.Struct, frozen=True):
 
 
 class LoadFigures(msgspec.Struct, frozen=True):
-    """Figures of a simulated load. Times are in seconds."""
+    """Figures of a simulated load. Times are in seconds, and null for more requests a second than the servers compute:
+    the other figures are then those of servers with a request at each place."""
 
     amount: float  # requests a second, or users
     ttft_s: Percentiles | None
@@ -192,7 +193,8 @@ def _twice(lengths: str) -> str:
 def _num_running(trial: LoadTrial, kind: LoadKind, replicas: int) -> int:
     """Return the requests that a server has open on average (Little's law)."""
     mean_s = trial.result.request_s.mean if trial.result.request_s is not None else 0.0
-    num_open = trial.amount if kind is LoadKind.CONCURRENCY else trial.amount * mean_s
+    requests_per_s = trial.result.answered / trial.result.duration_s if trial.is_excessive else trial.amount
+    num_open = trial.amount if kind is LoadKind.CONCURRENCY else requests_per_s * mean_s
     return max(1, round(num_open / replicas))
 
 
@@ -200,13 +202,13 @@ def _figures(trial: LoadTrial) -> LoadFigures:
     result = trial.result
     return LoadFigures(
         amount=trial.amount,
-        ttft_s=result.ttft_s,
-        token_s=result.token_s,
-        request_s=result.request_s,
+        ttft_s=None if trial.is_excessive else result.ttft_s,
+        token_s=None if trial.is_excessive else result.token_s,
+        request_s=None if trial.is_excessive else result.request_s,
         requests_per_s=result.answered / result.duration_s,
         output_tokens_per_s=result.output_tokens_per_s,
         utilization=result.utilization,
         preemptions=result.preemptions,
         cost_per_million_output_tokens=result.cost_per_million_output_tokens,
-        misses=[str(each) for each in trial.misses],
+        misses=trial.misses,
     )

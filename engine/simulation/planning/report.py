@@ -5,7 +5,7 @@ from rich.table import Table
 
 from engine.simulation.planning.plan import FROM_FILES, LoadFigures, Plan
 from engine.simulation.planning.search import LoadKind
-from engine.simulation.planning.slo import LIMITS, show_s
+from engine.simulation.planning.slo import LIMITS, show_amount, show_s
 from engine.simulation.report import figure, new_table, percent
 from engine.simulation.results import GIVEN, MODELED, Percentiles
 from engine.wording import counted
@@ -57,14 +57,14 @@ def _load_table(plan: Plan, price: float | None) -> Table:
 def _amount(plan: Plan, load: LoadFigures) -> str:
     if plan.kind is LoadKind.CONCURRENCY:
         return counted(int(load.amount), "user")
-    return f"{load.amount:.3g} requests/s"
+    return f"{show_amount(load.amount)} requests/s"
 
 
 def _answer(plan: Plan) -> list[str]:
     if plan.largest is None:
         return [f"No load keeps the limits: {plan.limit}."]
-    fits = f"{_amount(plan, plan.given)}: {'within' if not plan.given.misses else 'beyond'} the limits"
-    lines = [f"{fits}; the most is {_amount(plan, plan.largest)}, because {plan.limit}."]
+    fits = f"beyond the limits, as {', and '.join(plan.given.misses)}" if plan.given.misses else "within the limits"
+    lines = [f"{_amount(plan, plan.given)}: {fits}; the most is {_amount(plan, plan.largest)}, because {plan.limit}."]
     if plan.given.misses and plan.replicas_needed is not None:
         lines.append(f"As many need about {counted(plan.replicas_needed, 'server')}.")
     return lines

@@ -3,13 +3,14 @@
 import enum
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from engine.simulation.fleet import Fleet, RequestFate, replica_of
 from engine.simulation.hardware import SimulatedModel
-from engine.simulation.planning.slo import SLO, Miss
+from engine.simulation.planning.slo import SLO, show_amount
 from engine.simulation.policies import make_policy
 from engine.simulation.results import Percentiles, SimulationResult, simulation_result
 from engine.simulation.trace import TraceRequest, draw_trace
@@ -70,8 +71,17 @@ class LoadTrial:
     """A load that was simulated, and the limits that it missed."""
 
     amount: float  # of the load's kind
+    result: SimulationResult  # if the load is excessive, of as many users as the servers have places
+    misses: list[str]
+    is_excessive: bool = False  # whether it has more requests a second than the servers compute
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The most that servers compute: requests a second while a user waits for each of their places, and the figures."""
+
+    rate: float
     result: SimulationResult
-    misses: list[Miss]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +118,18 @@ class LoadSearch:
         if self._kind is LoadKind.CONCURRENCY:
             gap_s = self.alone_s / amount
             return self._judged(amount, self._users_result(int(amount), gap_s, self._requests.num_requests))
+        if amount > self._capacity.rate:
+            return self._excessive(amount)
         fleet = self._servers.fleet()
         num_requests = max(self._requests.num_requests, math.ceil(amount * _LONG * self.alone_s))
         trace = self._requests.draw(amount, num_requests)
         return self._judged(amount, simulation_result(fleet, fleet.run(trace), self._servers.price))
+
+    def _excessive(self, amount: float) -> LoadTrial:
+        """Return the trial of a rate whose times no simulation can give: the queue grows for as long as one runs."""
+        trial, most = self._judged(amount, self._capacity.result), show_amount(self._capacity.rate)
+        reason = f"the servers compute {most} requests a second, and the queue of more grows without end"
+        return replace(trial, misses=[reason], is_excessive=True)
 
     def largest(self, near: float | None = None) -> Largest:
         """Find the largest load: a rate within 3 %, a number of users up to 1,024 exactly. near: a guess, from which
@@ -120,7 +138,7 @@ class LoadSearch:
             return Largest(None, f"even a request alone misses it: {_listed(self.alone.misses)}")
         if self._kind is LoadKind.CONCURRENCY:
             return self._search(1, _MOST_USERS, near or 1, f"more than {_MOST_USERS:,} users are not simulated")
-        most = self._most_rate()
+        most = self._capacity.rate
         rare = _RARE / self.alone_s
         reason = "the servers compute no more requests a second, however long these wait"
         return self._search(min(rare, most), most, near or most / 2, reason)
@@ -156,14 +174,15 @@ class LoadSearch:
             return amount
         return max(math.ceil(amount), tried.amount + 1) if amount > tried.amount else math.floor(amount)
 
-    def _most_rate(self) -> float:
-        """Return the requests a second that the servers compute while a user waits for each of their places: in the
-        middle half of the answers, since there are fewer users before and after."""
-        num_users = min(self._servers.engine.max_num_seqs * self._servers.replicas, _MOST_USERS)
-        _, fates = self._play_users(num_users, self.alone_s / num_users, self._requests.num_requests)
+    @cached_property
+    def _capacity(self) -> Capacity:
+        """The capacity in the middle half of the answers, since there are fewer users before and after."""
+        num_users = self._servers.engine.max_num_seqs * self._servers.replicas
+        fleet, fates = self._play_users(num_users, self.alone_s / num_users, self._requests.num_requests)
         ends_s = sorted(each.ended_s for each in fates if each.ended_s is not None)
         low, high = len(ends_s) // 4, len(ends_s) * 3 // 4
-        return (high - low) / (ends_s[high] - ends_s[low])
+        rate = (high - low) / (ends_s[high] - ends_s[low])
+        return Capacity(rate, simulation_result(fleet, fates, self._servers.price))
 
     def _users_result(self, num_users: int, gap_s: float, least: int) -> SimulationResult:
         """Return the figures of `_play_users`. The first request of each user is not in the percentiles, since it comes
@@ -194,14 +213,14 @@ class LoadSearch:
     def _judged(self, amount: float, result: SimulationResult) -> LoadTrial:
         if result.first_refusal is not None:
             raise OptionError(f"a request of this load is refused: {result.first_refusal}")
-        return LoadTrial(amount, result, self._slo.misses(result))
+        return LoadTrial(amount, result, [str(miss) for miss in self._slo.misses(result)])
 
 
 def _reason(trial: LoadTrial) -> str:
     preemptions = trial.result.preemptions
     full = f"; the KV cache is too small for so many ({preemptions:,} preemptions)" if preemptions else ""
-    return f"at {trial.amount:.3g}, {_listed(trial.misses)}{full}"
+    return f"at {show_amount(trial.amount)}, {_listed(trial.misses)}{full}"
 
 
-def _listed(misses: list[Miss]) -> str:
-    return ", and ".join(map(str, misses))
+def _listed(misses: list[str]) -> str:
+    return ", and ".join(misses)

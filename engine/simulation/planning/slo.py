@@ -69,4 +69,9 @@ def parse_slo(text: str, source: str = "--slo") -> SLO:
 
 def show_s(seconds: float) -> str:
     """Return a time with three digits, such as 42.1 ms."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    return f"{show_amount(seconds)} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def show_amount(amount: float) -> str:
+    """Return users, or requests a second, with three digits, or all of a whole number, such as 0.52 or 21,517."""
+    return f"{amount:.3g}" if amount < 1000 else f"{amount:,.0f}"

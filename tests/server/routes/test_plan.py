@@ -62,6 +62,14 @@ async def test_without_a_query_it_plans_one_user(jobs: list[ServedPlanJob]) -> N
 
 
 @pytest.mark.fast
+@pytest.mark.usefixtures("jobs")
+async def test_a_rate_far_above_what_the_server_computes_is_answered() -> None:
+    status, answer, _ = await _get("input=8&output=4&rate=1e9")
+    assert (status, answer["given"]["amount"], answer["given"]["ttft_s"]) == (200, 1e9, None)
+    assert "grows without end" in answer["given"]["misses"][0]
+
+
+@pytest.mark.fast
 async def test_it_is_for_operators() -> None:
     request = RawRequest(make_app(client()), "/v1/plan", {}, method="GET", client=("203.0.113.9", 5000))
     async with request:
@@ -80,6 +88,7 @@ async def test_it_is_for_operators() -> None:
         ("rate=fast", "rate", "must be a number of requests a second above 0"),
         ("rate=-1", "rate", "above 0"),
         ("rate=nan", "rate", "above 0"),
+        ("rate=1e10", "rate", "above 0, at most 1,000,000,000"),
         ("concurrency=0", "concurrency", "it must be 1 to 1,024"),
         ("concurrency=2000", "concurrency", "it must be 1 to 1,024"),
         ("changes=yes", "changes", "it must be true or false"),

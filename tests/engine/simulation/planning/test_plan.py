@@ -59,6 +59,16 @@ def test_a_load_beyond_the_limits_names_the_servers_that_it_needs() -> None:
     assert made.replicas_needed == -(-30 // made.largest.amount)
 
 
+def test_a_rate_above_what_the_servers_compute_has_no_times() -> None:
+    made = plan(LoadKind.RATE, 1e9, slo="request=1000s")
+    assert "grows without end" in made.given.misses[0]
+    assert (made.given.ttft_s, made.given.token_s, made.given.request_s) == (None, None, None)
+    assert made.given.requests_per_s < 10
+    assert made.largest is not None
+    assert not made.largest.misses
+    assert made.drafts.num_sequences == pytest.approx(8, abs=1)  # as many as there are places
+
+
 def test_a_limit_that_nothing_keeps_has_no_largest_load() -> None:
     made = plan(slo="ttft=1ms")
     assert (made.largest, made.replicas_needed, made.one_more_fits) == (None, None, False)

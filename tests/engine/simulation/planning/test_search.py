@@ -66,6 +66,29 @@ def test_a_loose_limit_ends_at_what_the_servers_compute() -> None:
     assert "no more requests a second" in largest.reason
 
 
+@pytest.mark.parametrize("rate", [1.1, 1e9])
+def test_more_requests_than_the_servers_compute_miss_even_a_loose_limit(
+    rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short simulation would answer all of them in time, and one of 1e9 requests a second would not end."""
+    found = search(LoadKind.RATE, "request=1000s", requests=Requests("8", "4", 20, 0))
+    most = found.largest().trial
+    assert most is not None
+    monkeypatch.setattr(Requests, "draw", None)
+    trial = found.trial(most.amount * rate)
+    assert trial.is_excessive
+    assert trial.misses == ["the servers compute 9.09 requests a second, and the queue of more grows without end"]
+    assert not found.trial(most.amount).misses
+
+
+def test_the_capacity_of_many_servers_has_no_bound_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.simulation.planning.search._MOST_USERS", 4)
+    one, four = (search(LoadKind.RATE, "request=1000s", replicas=each).largest().trial for each in (1, 4))
+    assert one is not None
+    assert four is not None
+    assert four.amount == pytest.approx(4 * one.amount, rel=0.1)
+
+
 def test_the_most_rate_does_not_depend_on_how_many_requests_are_played() -> None:
     """Many places and few requests: a single burst would be computed in one round, with most places empty after it."""
     cheap = dataclasses.replace(EVEN, measured=MeasuredTimes(((1, ROW_S), (64, ROW_S)), ((1, 0.0),), 0.0, 0.0))

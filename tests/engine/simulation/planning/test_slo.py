@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from engine.errors import OptionError
-from engine.simulation.planning.slo import parse_slo, show_s
+from engine.simulation.planning.slo import parse_slo, show_amount, show_s
 from engine.simulation.results import Percentiles
 from engine.simulation.trace import TraceRequest
 from tests.engine.simulation.test_fleet import result_of
@@ -44,3 +44,7 @@ def test_the_95th_percentile_decides() -> None:
 
 def test_times_have_three_digits() -> None:
     assert [show_s(each) for each in (12.345, 1.0, 0.0123456)] == ["12.3 s", "1 s", "12.3 ms"]
+
+
+def test_amounts_have_no_exponent() -> None:
+    assert [show_amount(each) for each in (0.5234, 8.0, 43.21, 1023, 2e5)] == ["0.523", "8", "43.2", "1,023", "200,000"]

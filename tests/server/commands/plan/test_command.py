@@ -68,6 +68,16 @@ def test_limits_that_nothing_keeps_have_an_exit_code(jobs: list[PlanJob], capsys
     assert len(jobs) == 1
 
 
+@pytest.mark.usefixtures("jobs")
+def test_a_rate_above_what_the_servers_compute_is_beyond_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    load = ["m", "--input", "8", "--output", "4", "--num-requests", "20", "--rate", "200000", "--slo", "request=1000s"]
+    assert run([*load, "--no-changes"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "200,000 requests/s: beyond the limits, as the servers compute 9.09 requests a second" in shown
+    assert "limit 1,000 s 110 ms / 110 ms - " in shown
+    assert "keeps the limits yes no yes" in shown
+
+
 def test_a_card_is_not_compared_with_quantized_weights(jobs: list[PlanJob]) -> None:
     run([*LOAD, "--hardware", "h100"])
     assert (jobs[0].hardware, list(jobs[0].variants)) == ("h100", ["--kv-cache-dtype int8"])
@@ -88,6 +98,7 @@ def test_a_saved_file_is_sent_whole(jobs: list[PlanJob], tmp_path: Path) -> None
         (["m"], "give either --rate, requests a second, or --concurrency"),
         (["m", "--rate", "1", "--concurrency", "1"], "give either --rate"),
         (["m", "--rate", "0"], "--rate is '0'"),
+        (["m", "--rate", "1e10"], "--rate is '1e10'.* to 1e\\+09"),
         (["m", "--rate", "1", "--slo", "speed=1s"], "has 'speed', which is no limit; .*ttft, tpot, request"),
         (["m", "--rate", "1", "--input", "many"], "--input is 'many'"),
         (["m", "--rate", "1", "--output", "0"], "--output is '0'"),
