@@ -1,4 +1,4 @@
-"""checked_options: the options of a preparation from the command's arguments, and what is wrong with them."""
+"""checked_options and check_named_models: the options and models of a preparation, and what is wrong with them."""
 
 import argparse
 import math
@@ -11,11 +11,12 @@ import msgspec
 from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.command_io.finetuning.graders.definitions import needed_models
 from engine.command_io.finetuning.graders.parsing import parse_grader
+from engine.command_io.finetuning.job import JobFolder
 from engine.errors import InvalidRequest, OptionError
 from engine.wording import counted
 from server.data.formats import check_suffix
 from server.data.options import check_preparation
-from server.finetuning.scores.judge import score_fault
+from server.finetuning.scores.judge import judge_of, score_fault
 from server.finetuning.scoring import check_samples
 
 if TYPE_CHECKING:
@@ -137,3 +138,38 @@ def server_address(arguments: argparse.Namespace) -> "ServerAddress | None":
 
     key, source = client_key(arguments.key_file)
     return ServerAddress(arguments.server, key, source, trusted_authorities(arguments.ca_file))
+
+
+def check_named_models(
+    arguments: argparse.Namespace, options: PreparationOptions, server: "ServerAddress | None", folder: JobFolder
+) -> None:
+    """Check that the models can be used, before the long work, and describe a local --model in the folder. Raises
+    OptionError."""
+    named = {"--model": arguments.model, "--semantic-model": options.semantic_model}
+    requested = [(option, model) for option, model in named.items() if model is not None]
+    if server is not None:
+        from server.commands.data.server_model import check_server
+
+        if (judge := judge_of(options)) is not None:
+            requested += [(f"--judge {arguments.judge}", name) for name in needed_models(judge)]
+        has_tokens = counts_tokens(arguments, options)
+        check_server(server, arguments.model, requested, has_tokens=has_tokens)
+    elif requested:
+        from server.commands.data.tokens import describe_local_model
+
+        for option, model in requested:
+            described = folder if option == "--model" else JobFolder(folder.path.with_name("semantic"))
+            describe_local_model(model, option, described)
+
+
+def counts_tokens(arguments: argparse.Namespace, options: PreparationOptions) -> bool:
+    """Return whether a model's tokens are counted: of --model, or of a server's only one, unless it merely judges or
+    embeds."""
+    if arguments.model is not None or arguments.server is None:
+        return arguments.model is not None
+    return has_bounds(arguments, options) or (options.judge is None and options.semantic_model is None)
+
+
+def has_bounds(arguments: argparse.Namespace, options: PreparationOptions) -> bool:
+    """Return whether lines are scored by a model."""
+    return bool(options.needs_scores or arguments.order == "difficulty")

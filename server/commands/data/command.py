@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -11,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.command_io.finetuning.data_preparation import PreparationOptions
-from engine.command_io.finetuning.job import write_atomically, write_parts_atomically
+from engine.command_io.finetuning.job import JobFolder, write_atomically, write_parts_atomically
 from engine.command_io.progress import foreground_progress
 from engine.errors import OptionError, StartupError
 from engine.wording import counted
 from server.commands.data.arguments import data_parser
-from server.commands.data.checks import checked_options, server_address
+from server.commands.data.checks import check_named_models, checked_options, counts_tokens, has_bounds, server_address
 from server.data.formats import read_lines
 from server.data.lines import FaultyData, LineKind, parse_line
 from server.data.memory import LineMemory, TooManyLines
@@ -42,7 +42,8 @@ def run(argv: Sequence[str]) -> int:
     arguments = data_parser().parse_args(argv)
     match arguments.action:
         case "prepare":
-            return _prepare(arguments)
+            with tempfile.TemporaryDirectory(prefix="headrace-data-") as where:
+                return _prepare(arguments, JobFolder(Path(where) / "job"))
         case "report":
             _show_report(arguments.report, arguments.out)
         case "rules":
@@ -55,11 +56,14 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _prepare(arguments: argparse.Namespace) -> int:
+def _prepare(arguments: argparse.Namespace, described: JobFolder) -> int:
+    """described: path of a folder to describe a local model in."""
     options, server = checked_options(arguments), server_address(arguments)
     files: list[str] = arguments.files
     preparation = Preparation(options, _short_names(files), arguments.seed, drops_fields=arguments.drop_fields)
     try:
+        _check_readable([*options.decontaminate_against, *files])
+        check_named_models(arguments, options, server, described)
         with contextlib.closing(foreground_progress()) as progress:
             for path in options.decontaminate_against:
                 preparation.add_evaluation(Path(path).name, _lines_of(path))
@@ -79,8 +83,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
         train, valid = _divided(preparation, report, arguments)
         if scores is not None and arguments.order == "difficulty":
             train = by_difficulty(train, scores)
-        if _counts_tokens(arguments, options, server):
-            report.tokens, report.num_trained_tokens = _tokens(arguments.model, server, [*train, *valid])
+        if counts_tokens(arguments, options):
+            report.tokens, report.num_trained_tokens = _tokens(arguments.model, server, described, [*train, *valid])
     except FaultyLines as error:
         shown = "".join(f"\n  {fault.place}: {fault.message}" for fault in error.faults[:_MAX_SHOWN])
         more = f"\n  and {len(error.faults) - _MAX_SHOWN} more" if len(error.faults) > _MAX_SHOWN else ""
@@ -104,33 +108,29 @@ def _apply_models(
         from server.commands.data.scoring import apply_semantic
 
         apply_semantic(server, preparation, check)
-    has_bounds = _has_bounds(arguments, options)
-    if not has_bounds and options.judge is None:
+    is_scored = has_bounds(arguments, options)
+    if not is_scored and options.judge is None:
         return None
     from server.commands.data.scoring import apply_scores
 
-    return apply_scores(arguments.model, server, preparation, has_bounds=has_bounds, check_removed=check)
+    return apply_scores(arguments.model, server, preparation, has_bounds=is_scored, check_removed=check)
 
 
-def _counts_tokens(arguments: argparse.Namespace, options: PreparationOptions, server: "ServerAddress | None") -> bool:
-    """Return whether a model's tokens are counted: of --model, or of a server's only one, unless it merely judges or
-    embeds."""
-    if arguments.model is not None or server is None:
-        return arguments.model is not None
-    return _has_bounds(arguments, options) or (options.judge is None and options.semantic_model is None)
-
-
-def _has_bounds(arguments: argparse.Namespace, options: PreparationOptions) -> bool:
-    return bool(options.needs_scores or arguments.order == "difficulty")
-
-
-def _tokens(model: str | None, server: "ServerAddress | None", lines: Sequence[KeptLine]) -> "Tokens":
+def _tokens(
+    model: str | None, server: "ServerAddress | None", described: JobFolder, lines: Sequence[KeptLine]
+) -> "Tokens":
     from server.commands.data import tokens
 
     if server is not None:
         return tokens.count_tokens_on_server(server, model, lines)
-    assert model is not None
-    return tokens.count_tokens(model, lines)
+    return tokens.count_tokens(described, lines)
+
+
+def _check_readable(paths: Sequence[str]) -> None:
+    """Raise OSError for a file that cannot be opened."""
+    for path in paths:
+        with Path(path).expanduser().open("rb"):
+            pass
 
 
 def _budget(input_bytes: int) -> LineMemory | None:

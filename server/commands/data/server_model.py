@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 from server.commands.alone import say
 from server.commands.synthesize.http_client import SynthesisClient
 from server.commands.synthesize.server_batch import ServerBatch
@@ -21,6 +21,7 @@ from server.jobs.answers import BodyAnswer
 from server.schemas.chat import ChatTemplateFields
 
 _REFUSED = (400, 413, 422)  # of a text
+_AGAIN = "nothing was written; run the same command again"
 
 T = TypeVar("T")
 
@@ -36,7 +37,9 @@ class ServerAddress:
     authorities: ssl.SSLContext | None = None
 
     def client(self) -> SynthesisClient:
-        return SynthesisClient(self.url, self.key, key_source=self.key_source, authorities=self.authorities)
+        return SynthesisClient(
+            self.url, self.key, key_source=self.key_source, authorities=self.authorities, remedy=_AGAIN
+        )
 
 
 class _Info(msgspec.Struct):
@@ -60,6 +63,18 @@ class ServerModel:
         if self._name is None:
             self._name = await self._client.only_model()
         return self._name
+
+    async def check(self, requested: Sequence[tuple[str, str]], *, has_tokens: bool) -> None:
+        """Raise OptionError if the server lacks a requested model. requested: options, and the names of models that
+        they ask for. has_tokens: also check that the server describes the model's tokenizer; raises
+        StartupError if it does not."""
+        names = await self._client.model_names()
+        for option, name in requested:
+            if name not in names:
+                has = f"it has {', '.join(names[:20])}" if names else "it has none"
+                raise OptionError(f"{option}: {self._client.url} has no model {name}; {has}")
+        if has_tokens:
+            await self.maker()
 
     async def maker(self, max_length: int | None = None) -> ExampleMaker:
         """Return what makes examples of lines, which the server tokenizes; for a thread beside this event loop.
@@ -90,7 +105,7 @@ class ServerModel:
         await batch.delete_files()
         if missing := len(bodies) - len(answers):
             reason = batch.ended_without(f"{missing:,} of {len(bodies):,}")
-            raise StartupError(f"{reason}; nothing was written; run the same command again")
+            raise StartupError(f"{reason}; {_AGAIN}")
         return [answers[str(place)] for place in range(len(bodies))]
 
 
@@ -132,6 +147,17 @@ def _message(response: httpx.Response) -> str:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return "no reason"
+
+
+def check_server(
+    address: ServerAddress, model: str | None, requested: Sequence[tuple[str, str]], *, has_tokens: bool
+) -> None:
+    """Check a server before the long work; see `ServerModel.check`. Raises OptionError, also for a server that cannot
+    be reached."""
+    try:
+        on_server(address, model, lambda served: served.check(requested, has_tokens=has_tokens))
+    except StartupError as error:
+        raise OptionError(f"--server: {error}") from None
 
 
 def on_server(address: ServerAddress, model: str | None, work: Callable[[ServerModel], Coroutine[Any, Any, T]]) -> T:

@@ -2,16 +2,16 @@
 
 import asyncio
 import contextlib
-import tempfile
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
+from engine.child_processes.background import TRY_AGAIN
 from engine.command_io.finetuning.items import TrainingItem
 from engine.command_io.finetuning.job import JobFolder
 from engine.config import EngineConfig
-from engine.errors import StartupError
+from engine.errors import OptionError
 from engine.protocol import TokenizerInfo
 from server.commands.child_process import run_module
 from server.commands.data.server_model import ServerAddress, ServerModel, on_server
@@ -34,15 +34,21 @@ _NO_LIMIT = 1 << 30  # tokens
 Tokens = tuple[NumberSpread, int]  # of lines, and the number of those that are learned
 
 
-def count_tokens(model: str, lines: Sequence[KeptLine]) -> Tokens:
-    """Count the tokens of the lines. Raises FaultyLines for lines that a job would refuse, and StartupError for a model
-    that cannot be read."""
-    with tempfile.TemporaryDirectory() as path:
-        folder = JobFolder(Path(path))
-        engine = msgspec.json.encode(EngineConfig(model=model)).decode()
-        if run_module("engine.finetuning.describe", path, engine):
-            raise StartupError(f"the tokens of {model} cannot be counted; give another --model, or none")
-        info = msgspec.msgpack.decode(folder.tokenizer_info.read_bytes(), type=TokenizerInfo)
+def describe_local_model(model: str, option: str, folder: JobFolder) -> None:
+    """Find a model, and write its tokenizer and context length to the folder. Raises OptionError for a model that
+    cannot be read; the reason is then on stderr. Exits if it is stopped, or the disk is full."""
+    folder.path.mkdir()
+    engine = msgspec.json.encode(EngineConfig(model=model)).decode()
+    if (code := run_module("engine.finetuning.describe", str(folder.path), engine)) == 1:
+        raise OptionError(f"{option} {model} cannot be read, for the reason above; give another model")
+    if code:
+        sys.exit(1 if code == TRY_AGAIN else code)
+
+
+def count_tokens(folder: JobFolder, lines: Sequence[KeptLine]) -> Tokens:
+    """Count the tokens of the lines by the model that is described in the folder. Raises FaultyLines for lines that a
+    job would refuse."""
+    info = msgspec.msgpack.decode(folder.tokenizer_info.read_bytes(), type=TokenizerInfo)
     with contextlib.closing(TemplateProcesses()) as templates, contextlib.closing(TextWorkers()) as workers:
         tokens = ModelTokens(build_text_model(info, ServerConfig(), workers, templates))
         return _count(ExampleMaker(Renderer(tokens, _NO_LIMIT), None), lines)

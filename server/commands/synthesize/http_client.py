@@ -29,16 +29,18 @@ class SynthesisClient:
         *,
         key_source: str,
         authorities: ssl.SSLContext | None = None,
+        remedy: str = "what is done is stored: run the same command later to continue",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """key_source: where the key comes from, for errors. Raises OptionError for an address or a key that no request
-        can have."""
+        """key_source: where the key comes from, for errors. remedy: advice for a server that remains unavailable.
+        Raises OptionError for an address or a key that no request can have."""
         self.url = url.rstrip("/").removesuffix("/v1")
         _check_address(self.url)
         if key and not (key.isascii() and key.isprintable()):
             raise OptionError(f"the key in {key_source} has a line break or a letter beyond ASCII; copy the key again")
         self._key_source = key_source
+        self._remedy = remedy
         self._sleep = sleep
         self._has_answered = False
         self._last_said = ""  # since parallel requests meet the same problem
@@ -54,13 +56,17 @@ class SynthesisClient:
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def only_model(self) -> str:
-        """Return the name of the server's model. Raises OptionError if there are several."""
+    async def model_names(self) -> list[str]:
+        """Return the names of the server's models, aliases included. Raises StartupError."""
         models = await self.json("GET", "/v1/models")
         try:
-            names = [str(each["id"]) for each in models["data"]]
+            return [str(each["id"]) for each in models["data"]]
         except (KeyError, TypeError):
             raise StartupError(f"{self.url}/v1/models is no list of models; check the address") from None
+
+    async def only_model(self) -> str:
+        """Return the name of the server's model. Raises OptionError if there are several."""
+        names = await self.model_names()
         if len(names) != 1:
             raise OptionError(f"{self.url} has {len(names)} models; choose one with --model: {', '.join(names[:20])}")
         return names[0]
@@ -105,7 +111,7 @@ class SynthesisClient:
                     problem += f" and wants to be asked again in {named_s:,.0f} s"
                     break
                 wait_s = named_s
-        raise StartupError(f"{self.url} {problem}; what is done is stored: run the same command later to continue")
+        raise StartupError(f"{self.url} {problem}; {self._remedy}")
 
     def _say(self, line: str) -> None:
         if line != self._last_said:

@@ -203,3 +203,16 @@ def test_tokens_are_those_of_a_models_job(folder: Path, monkeypatch: pytest.Monk
     (folder / "in.jsonl").write_bytes(encoded(LINES[0]))
     with pytest.raises(StartupError, match="line 1: the model has no chat template"):
         run(["prepare", "in.jsonl", "--out", "out.jsonl", "--model", "m"])
+
+
+@pytest.mark.parametrize("option", ["--model", "--semantic-model"])
+def test_a_model_that_cannot_be_read_is_refused_before_lines_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(tokens, "run_module", lambda *_: 1)
+    (folder / "in.jsonl").write_text("no line")
+    with pytest.raises(OptionError, match=f"{option} m cannot be read, for the reason above; give another model"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", option, "m"])
+    monkeypatch.setattr(tokens, "run_module", lambda *_: 130)
+    with pytest.raises(SystemExit, match="130"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", option, "m"])

@@ -12,7 +12,7 @@ import pytest
 from engine.errors import OptionError, StartupError
 from engine.protocol import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
 from server.commands.alone import Interrupted
-from server.commands.data import scoring
+from server.commands.data import scoring, tokens
 from server.commands.data.command import run
 from server.context import ServerContext
 from server.data.report import NumberSpread
@@ -41,7 +41,7 @@ def letter_lines() -> bytes:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the lines. The engine of the command is a fake."""
     use_engine(lambda: FakeClient(predicts, engine_info(max_model_len=100)), monkeypatch)
-    monkeypatch.setattr("server.commands.data.tokens.count_tokens", lambda *_: (NumberSpread(), 0))
+    monkeypatch.setattr(tokens, "count_tokens", lambda *_: (NumberSpread(), 0))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.jsonl").write_bytes(letter_lines())
     return tmp_path
@@ -56,6 +56,7 @@ def use_engine(client: Callable[[], FakeClient], monkeypatch: pytest.MonkeyPatch
         return await work(make_app(client(), served_model_name=(name,)).state.context)
 
     monkeypatch.setattr(scoring, "run_alone", run_alone)
+    monkeypatch.setattr(tokens, "describe_local_model", lambda *_: None)
 
 
 def _kept(folder: Path, options: str) -> str:

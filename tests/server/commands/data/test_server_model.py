@@ -96,7 +96,7 @@ def test_a_server_scores_lines_by_batches_as_a_loaded_model_does(
 ) -> None:
     options = "--max-perplexity p80 --min-ifd p20 --order difficulty"
     kept, report = _prepare(f"{options} --server {URL}")
-    assert {request.service_class for request in fakes[0].requests} == {ServiceClass.BATCH}
+    assert {request.service_class for fake in fakes for request in fake.requests} == {ServiceClass.BATCH}
     assert report["tokens"]["total"] > 0
     tokens = report.pop("tokens"), report.pop("num_trained_tokens")
 
@@ -111,7 +111,7 @@ def test_a_server_scores_lines_by_batches_as_a_loaded_model_does(
 def test_a_server_counts_tokens_alone(fakes: list[FakeClient]) -> None:
     _, report = _prepare(f"--server {URL}")
     assert report["num_trained_tokens"] == 10 * 5
-    assert not fakes[0].requests
+    assert not any(fake.requests for fake in fakes)
 
 
 def test_a_server_judges_by_the_model_that_the_grader_names(fakes: list[FakeClient]) -> None:
@@ -119,7 +119,7 @@ def test_a_server_judges_by_the_model_that_the_grader_names(fakes: list[FakeClie
     kept, report = _prepare(f"--judge judge.json --min-score 5 --server {URL}")
     assert kept == "jdbcefghi"
     assert report["removed"]["judge"]["num"] == 1
-    assert len(fakes[0].requests) == 10
+    assert sum(len(fake.requests) for fake in fakes) == 10
 
 
 @pytest.mark.parametrize("place", ["server", "alone"])
@@ -144,7 +144,7 @@ def test_semantic_duplicates_are_removed_by_an_embedding_model(
     server = f" --server {URL}" if place == "server" else ""
     assert run(["prepare", "in.jsonl", "--out", "out.jsonl", *options.split(), *server.split()]) == 0
     assert [json.loads(line)["text"][0] for line in Path("out.jsonl").read_text().splitlines()] == ["a", "f"]
-    assert {request.service_class for request in made[0].pool_requests} == {ServiceClass.BATCH}
+    assert {request.service_class for fake in made for request in fake.pool_requests} == {ServiceClass.BATCH}
     assert json.loads(Path("report.json").read_text())["tokens"] is None  # an embedding model is not trained
     capsys.readouterr()
     assert run(["report", "report.json"]) == 0
@@ -227,11 +227,27 @@ def test_another_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ServerAddress, "client", lambda _: other)
 
     client(b'{"data": [{"id": "m"}]}')
-    with pytest.raises(StartupError, match=r"does not describe the model's tokenizer .* a headrace server of"):
+    with pytest.raises(OptionError, match=r"does not describe the model's tokenizer .* a headrace server of"):
         _prepare(f"--max-perplexity 20 --server {URL}")
     client(b'{"data": [{"id": "m"}, {"id": "n"}]}')
     with pytest.raises(OptionError, match=r"has 2 models; choose one with --model: m, n"):
         _prepare(f"--max-perplexity 20 --server {URL}")
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--model other", f"--model: {URL} has no model other; it has {MODEL}"),
+        ("--semantic-model minilm", f"--semantic-model: {URL} has no model minilm; it has {MODEL}"),
+        ("--judge judge.json --min-score 5", f"--judge judge.json: {URL} has no model tiny; it has {MODEL}"),
+    ],
+)
+def test_a_model_that_the_server_lacks_is_refused_before_lines_are_read(options: str, message: str) -> None:
+    Path("judge.json").write_text(json.dumps(JUDGE))
+    Path("in.jsonl").write_text("no line")
+    with pytest.raises(OptionError, match=message):
+        _prepare(f"{options} --server {URL}")
 
 
 @pytest.mark.usefixtures("fakes")
@@ -265,8 +281,8 @@ def test_the_key_comes_from_the_environment_and_an_unreachable_server_is_named(
     monkeypatch.setattr(server_model, "SynthesisClient", client)
     monkeypatch.setenv("HEADRACE_CLIENT_KEY", "secret")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "in.jsonl").write_bytes(letter_lines())
-    with pytest.raises(StartupError, match=r"http://server cannot be reached \(refused\)"):
+    (tmp_path / "in.jsonl").write_text("no line")  # and it is not read before
+    with pytest.raises(OptionError, match=r"--server: http://server cannot be reached \(refused\)"):
         _prepare(f"--max-perplexity 20 --server {URL}")
     assert seen == ["Bearer secret"]
     assert not Path("out.jsonl").exists()
