@@ -17,16 +17,19 @@ REFUSED = "refused by the server"
 
 @dataclass(frozen=True, slots=True)
 class StepRequest:
-    """A request. custom_id: names item, step and branch, and ends with a digest of the body: an answer that is stored
-    under it is an answer to the same request."""
+    """A request. custom_id: names item, step and branch, and ends with a digest of the body and of whether a teacher
+    answers: an answer that is stored under it is an answer to the same request."""
 
     custom_id: str
     body: dict[str, Any]
     step: str  # its name
 
 
-def step_request(step: Step, values: Values, place: str, model: str, seed: int) -> StepRequest:
-    """Return a request of a step. place: unique within the run; with `seed` it decides the request's own seed."""
+def step_request(
+    step: Step, values: Values, place: str, model: str, seed: int, *, is_taught: bool = False
+) -> StepRequest:
+    """Return a request of a step. place: unique within the run; with `seed` it decides the request's own seed.
+    is_taught: a teacher answers, whose model of the same name is another one, so that the custom_id differs."""
     messages = [] if step.system is None else [{"role": "system", "content": filled(step.system, values)}]
     body: dict[str, Any] = {
         "model": model,
@@ -43,7 +46,9 @@ def step_request(step: Step, values: Values, place: str, model: str, seed: int) 
     if step.fields:
         schema = {"name": step.name, "strict": True, "schema": step.schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    digest = hashlib.blake2b(msgspec.json.encode(body, order="deterministic"), digest_size=8).hexdigest()
+    person = b"teacher" if is_taught else b""
+    encoded = msgspec.json.encode(body, order="deterministic")
+    digest = hashlib.blake2b(encoded, digest_size=8, person=person).hexdigest()
     return StepRequest(f"{place}-{digest}", body, step.name)
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,7 @@ class Synthesis:
     journal has, a second run makes the same requests and the same lines.
 
     preparation: the filters; its kept lines are the result. answer: answers requests; may raise to stop the run.
-    step_models: models of the steps that a teacher answers, in place of `model`.
+    taught: names of the steps that a teacher answers. step_models: the teacher's models of steps, in place of `model`.
     """
 
     recipe: SynthesisRecipe
@@ -59,6 +59,7 @@ class Synthesis:
     bounds: Bounds
     preparation: Preparation
     answer: Answer
+    taught: Collection[str] = ()
     step_models: Mapping[str, str] = field(default_factory=dict)
     on_progress: Callable[[int], None] = lambda _: None
     counts: dict[str, StepCounts] = field(default_factory=dict)
@@ -128,7 +129,9 @@ class Synthesis:
             for sample in range(step.samples):
                 name = f"{branch.name}.{sample}" if step.samples > 1 else branch.name
                 model = filled(step.models[sample % len(step.models)], branch.values) or default
-                request = step_request(step, branch.values, f"{name}-{step.name}", model, self.seed)
+                is_taught = step.name in self.taught
+                place = f"{name}-{step.name}"
+                request = step_request(step, branch.values, place, model, self.seed, is_taught=is_taught)
                 sent.append((_Branch(branch.item, name, branch.values, branch.fingerprint), request))
         answers = await self.answer([request for _, request in sent]) if sent else {}
         passed = []

@@ -34,6 +34,13 @@ def check_files(config: SynthesisConfig, files: Sequence[str]) -> None:
             )
 
 
+def taught_steps(recipe: SynthesisRecipe, config: SynthesisConfig) -> tuple[str, ...]:
+    """Return the names of the steps that a teacher answers: with --teacher-url, all or those of --teacher-steps."""
+    if config.teacher_url is None:
+        return ()
+    return config.teacher_steps or tuple(step.name for step in recipe.steps)
+
+
 def check_steps(recipe: SynthesisRecipe, config: SynthesisConfig) -> None:
     """Raise OptionError for steps that the models which are there cannot answer, and for wrong --teacher-steps."""
     names = [step.name for step in recipe.steps]
@@ -43,8 +50,9 @@ def check_steps(recipe: SynthesisRecipe, config: SynthesisConfig) -> None:
         raise OptionError(
             "--teacher-steps has all steps of the recipe; leave it out, and name the teacher's model with --model"
         )
+    taught = taught_steps(recipe, config)
     for step in recipe.steps:
-        is_taught = config.teacher_url is not None and step.name in (config.teacher_steps or names)
+        is_taught = step.name in taught
         if is_taught and step.role == "user":
             raise OptionError(
                 f"step {step.name} writes the user's message, which needs the chat template of --model or --server; "

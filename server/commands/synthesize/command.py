@@ -25,7 +25,7 @@ from server.commands.options.arguments import build_config
 from server.commands.options.definitions import OPTIONS
 from server.commands.options.sources import names_model, options_file, resolve_options
 from server.commands.synthesize.arguments import TEACHER_KEY_VARIABLE, SynthesisConfig, synthesize_parser
-from server.commands.synthesize.checking import check_files, check_steps, open_filters
+from server.commands.synthesize.checking import check_files, check_steps, open_filters, taught_steps
 from server.commands.synthesize.journal import SUFFIX, AnswerJournal, RunName
 from server.config.server import ServerConfig
 from server.data.preparation import Preparation
@@ -208,6 +208,7 @@ class _Run:
             bounds,
             self.preparation,
             self.answers,
+            taught=taught_steps(self.recipe, config),
             step_models=step_models,
             on_progress=progress.show,
         )

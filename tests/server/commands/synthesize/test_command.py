@@ -137,6 +137,22 @@ def test_a_teacher_shares_the_steps_with_a_server(teacher: _Teacher, monkeypatch
     assert [(line["metadata"]["model"], line["metadata"]["fingerprint"]) for line in lines] == [("small", "print")] * 2
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_teacher_and_a_server_with_models_of_one_name_do_not_share_answers(
+    teacher: _Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "BatchAnswerer", lambda client, _run: TeacherAnswerer(client, 1))
+    local = ["mine.yaml", "--input", "seeds.txt", "--out", "out.jsonl", "--lines", "2", "--model", "wise"]
+    local += ["--server", "http://server"]
+    shared = [*local, *TEACHER[:2], *TEACHER[4:], "--teacher-steps", "reply", "--teacher-model", "wise"]
+    asked = []
+    for options in (local, shared, [*local[:-2], *TEACHER], local, shared):
+        assert run(options) == 0
+        asked.append(teacher.num_asked)
+    # Both steps; the teacher's one; its other one; then all are in the journal.
+    assert asked == [4, 6, 8, 8, 8]
+
+
 @pytest.mark.usefixtures("teacher")
 def test_another_recipe_does_not_replace_the_lines(folder: Path) -> None:
     assert _run("--lines", "2") == 0
