@@ -15,6 +15,14 @@ def gib(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:.2f} GiB"
 
 
+def duration(seconds: float) -> str:
+    """Return a time in its largest unit of which there are two: '90 s' or '2.5 h'."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def quote(value: object) -> str:
     """Return a client's value as an error message quotes it: shortened, with lists and objects only described."""
     match value:

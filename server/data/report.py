@@ -58,10 +58,25 @@ class ScoreSpread(msgspec.Struct, kw_only=True):
     most: float
 
 
+class TrainingTime(msgspec.Struct, kw_only=True):
+    """Expected CPU time of training on the kept lines, in seconds, and its basis. num_tokens: those that all steps
+    compute, replayed answers of the base model included."""
+
+    least_s: float
+    most_s: float
+    num_examples: int
+    num_tokens: int
+    replayed_tokens: int
+    n_epochs: int
+    num_steps: int
+    basis: str
+
+
 class DataReport(msgspec.Struct, kw_only=True):
     """Report of a preparation. removed: by rule, in the order of the steps. masked: personal data by kind. languages:
     detected languages of all lines; None without detection. left_out: lines that the mixture's weights left out.
-    scores: of the lines that a model scored, by the score's name."""
+    scores: of the lines that a model scored, by the score's name. training: None if no model on disk was named, or the
+    lines cannot be planned."""
 
     files: list[str] = []
     options: dict[str, object] = {}
@@ -84,6 +99,7 @@ class DataReport(msgspec.Struct, kw_only=True):
     scores: dict[str, ScoreSpread] = {}
     tokens: NumberSpread | None = None
     num_trained_tokens: int | None = None
+    training: TrainingTime | None = None
 
     @property
     def num_removed(self) -> int:

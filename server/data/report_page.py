@@ -3,7 +3,8 @@
 import html
 from collections.abc import Iterator, Sequence
 
-from server.data.report import Cluster, DataReport, NumberSpread
+from engine.wording import counted, duration
+from server.data.report import Cluster, DataReport, NumberSpread, TrainingTime
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
@@ -85,6 +86,7 @@ def _tables(report: DataReport) -> Iterator[Table]:
             [(each.line, each.file, str(each.file_line), each.ngram) for each in report.contaminated],
         ),
         ("Lengths", ("of a line", "total", "least", "median", "95 %", "most"), [_row(*each) for each in spreads]),
+        ("Expected training time", ("CPU time", "to compute", "basis"), _training(report.training)),
         (
             "Scores by the model",
             ("of a line", "lines", "least", "median", "95 %", "most"),
@@ -109,6 +111,14 @@ def _tables(report: DataReport) -> Iterator[Table]:
 
 def _row(name: str, spread: NumberSpread) -> tuple[str, ...]:
     return name, *(f"{each:,}" for each in (spread.total, spread.least, spread.median, spread.p95, spread.most))
+
+
+def _training(time: TrainingTime | None) -> list[Sequence[str]]:
+    if time is None:
+        return []
+    replayed = f", {time.replayed_tokens:,} of them replayed" if time.replayed_tokens else ""
+    work = f"{counted(time.num_tokens, 'token')} in {counted(time.n_epochs, 'epoch')}{replayed}"
+    return [(f"{duration(time.least_s)} to {duration(time.most_s)}", work, time.basis)]
 
 
 def _clusters(clusters: Sequence[Cluster]) -> list[Sequence[str]]:

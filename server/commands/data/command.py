@@ -15,7 +15,7 @@ import msgspec
 from engine.command_io.finetuning.job import JobFolder, write_atomically, write_parts_atomically
 from engine.command_io.progress import foreground_progress
 from engine.errors import OptionError, StartupError
-from engine.wording import counted
+from engine.wording import counted, duration
 from server.commands.data.arguments import data_parser
 from server.commands.data.checks import check_named_models, checked_options, counts_tokens, has_bounds, server_address
 from server.data.formats import read_lines
@@ -94,6 +94,11 @@ def _prepare(arguments: argparse.Namespace, described: JobFolder) -> int:
     except OSError as error:
         raise OptionError(f"cannot read {error.filename}: {error.strerror}; give another file") from error
     _write(arguments, report, train, valid)
+    if arguments.model is not None and server is None and report.tokens is not None:
+        from server.commands.data.training_time import expected_training_time
+
+        report.training = expected_training_time(described, arguments.model, train, valid, report.tokens.total)
+        _write_report(arguments.report, report)
     sys.stdout.write(_summary(report))
     return 0
 
@@ -277,4 +282,6 @@ def _summary(report: DataReport) -> str:
     lines.append(f"written: {train:,}" + (f", validation {report.num_validation:,}" if report.num_validation else ""))
     if report.tokens is not None:
         lines.append(f"tokens: {report.tokens.total:,}, of which {report.num_trained_tokens:,} are learned")
+    if (time := report.training) is not None:
+        lines.append(f"training: {duration(time.least_s)} to {duration(time.most_s)} of CPU time ({time.basis})")
     return "".join(f"{line}\n" for line in lines)

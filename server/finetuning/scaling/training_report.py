@@ -8,7 +8,8 @@ from engine.command_io.finetuning.events import parse_events
 from engine.command_io.finetuning.job import JobFolder
 from engine.command_io.finetuning.plan import TrainingPlan
 from engine.errors import OptionError
-from engine.wording import counted, gib
+from engine.wording import counted, duration, gib
+from server.data.report import TrainingTime
 
 _OPERATIONS = 4  # for each weight and token: forward and the gradient of the input; frozen weights need no other
 _FULL_OPERATIONS = 6  # when all parameters are trained
@@ -78,19 +79,35 @@ def _lines(plan: TrainingPlan, tokens_per_s: float | None) -> Iterator[str]:
         operations = _FULL_OPERATIONS * plan.num_parameters * optimal
         yield (
             f"  {law.name}: {optimal:.2g} tokens are compute-optimal for {plan.num_parameters:,} parameters; expected "
-            f"loss {law.loss(plan.num_parameters, optimal):.2f} nats; {_duration(operations / _FAST)} to "
-            f"{_duration(operations / _SLOW)} of CPU time"
+            f"loss {law.loss(plan.num_parameters, optimal):.2f} nats; {duration(operations / _FAST)} to "
+            f"{duration(operations / _SLOW)} of CPU time"
         )
 
 
 def _time(plan: TrainingPlan, tokens_per_s: float | None) -> str:
     if tokens_per_s is not None:
-        return f"Time: {_duration(plan.total_tokens / tokens_per_s)}, at the measured {tokens_per_s:,.0f} tokens/s"
-    operations = _OPERATIONS * plan.num_multiplied * plan.total_tokens
+        return f"Time: {duration(plan.total_tokens / tokens_per_s)}, at the measured {tokens_per_s:,.0f} tokens/s"
+    time = training_time(plan)
     return (
-        f"Time: {_duration(operations / _FAST)} to {_duration(operations / _SLOW)} of CPU time, at the {_SLOW / 1e9:g} "
+        f"Time: {duration(time.least_s)} to {duration(time.most_s)} of CPU time, at the {_SLOW / 1e9:g} "
         f"to {_FAST / 1e9:g} GFLOP/s measured on Zen 4; validation and samples not counted. For this machine, give a "
         "finished job of this model with --like"
+    )
+
+
+def training_time(plan: TrainingPlan) -> TrainingTime:
+    """Return the modeled time of a plan, from rates that were measured on another machine."""
+    operations = _OPERATIONS * plan.num_multiplied * plan.total_tokens
+    return TrainingTime(
+        least_s=operations / _FAST,
+        most_s=operations / _SLOW,
+        num_examples=plan.num_examples,
+        num_tokens=plan.total_tokens,
+        replayed_tokens=plan.replayed_tokens,
+        n_epochs=plan.n_epochs,
+        num_steps=plan.num_steps,
+        basis=f"modeled: {_OPERATIONS} operations for each weight and token, at the {_SLOW / 1e9:g} to "
+        f"{_FAST / 1e9:g} GFLOP/s measured on Zen 4; validation and samples not counted",
     )
 
 
@@ -102,13 +119,6 @@ def _capacity(plan: TrainingPlan) -> str:
     return (
         f"{fits}: it is too small for all of it; --lora-rank {math.ceil(plan.lora_rank * wanted / held)} would hold it"
     )
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def measured_speed(folder: JobFolder) -> float:

@@ -8,13 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.command_io.finetuning.items import TrainingItem, read_rows
 from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.finetuning.plan import TrainingPlan
 from engine.errors import OptionError, StartupError
-from server.commands.data import command, tokens
+from server.commands.data import command, tokens, training_time
 from server.commands.data.command import run
 from server.data.memory import LineMemory
 from tests.helpers.data_lines import chat, encoded, random_text, with_changes
 from tests.helpers.tokenizers import byte_level_info
+from tests.server.finetuning.scaling.test_training_report import PLAN
 
 pytest.importorskip("rensa", reason="the extra 'data' is not installed")
 pytestmark = pytest.mark.fast
@@ -187,12 +190,15 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "chat_refusal" in capsys.readouterr().out
 
 
-def test_tokens_are_those_of_a_models_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_module(_: str, path: str, __: str) -> int:
-        JobFolder(Path(path)).tokenizer_info.write_bytes(msgspec.msgpack.encode(byte_level_info()))
-        return 0
+def _describe(_: str, path: str, __: str) -> int:
+    JobFolder(Path(path)).tokenizer_info.write_bytes(msgspec.msgpack.encode(byte_level_info()))
+    return 0
 
-    monkeypatch.setattr(tokens, "run_module", run_module)
+
+def test_tokens_are_those_of_a_models_job(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tokens, "run_module", _describe)
     lines = [{"prompt": "ab", "completion": "cde"}, {"prompt": "a", "completion": "c" * 20}]
     (folder / "in.jsonl").write_bytes(encoded(*lines))
     assert run(["prepare", "in.jsonl", "--out", "out.jsonl", "--model", "m", "--report", "report.json"]) == 0
@@ -200,9 +206,59 @@ def test_tokens_are_those_of_a_models_job(folder: Path, monkeypatch: pytest.Monk
     assert report["num_trained_tokens"] == (3 + 20 + 2 * bool(byte_level_info().eos_token_ids))
     assert report["tokens"]["total"] == report["num_trained_tokens"] + 3
 
+    assert report["training"] is None
+    assert "no training time is estimated: the file cannot be trained on:\n  the training file has 2 lines" in (
+        capsys.readouterr().err
+    )
+
     (folder / "in.jsonl").write_bytes(encoded(LINES[0]))
     with pytest.raises(StartupError, match="line 1: the model has no chat template"):
         run(["prepare", "in.jsonl", "--out", "out.jsonl", "--model", "m"])
+
+
+def test_the_report_has_the_time_to_train_on_the_written_lines(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[int] = []
+
+    def answer_from(module: str, path: str, kind: type) -> TrainingPlan:
+        assert (module, kind) == ("engine.finetuning.plan", TrainingPlan)
+        items = read_rows(JobFolder(Path(path)).train, TrainingItem)
+        trained.append(sum(item.num_tokens for item in items))
+        return msgspec.structs.replace(PLAN, num_examples=len(items), num_tokens=trained[0])
+
+    monkeypatch.setattr(tokens, "run_module", _describe)
+    monkeypatch.setattr(training_time, "answer_from", answer_from)
+    lines = [{"prompt": f"{seed}", "completion": random_text(seed)} for seed in range(15)]
+    (folder / "in.jsonl").write_bytes(encoded(*lines))
+    command = "prepare in.jsonl --out out.jsonl --model m --report report.json --validation valid.jsonl"
+    assert run([*command.split(), "--validation-share", "0.2"]) == 0
+    report = json.loads((folder / "report.json").read_text())
+    assert report["training"]["num_examples"] == 12
+    computed = 3 * trained[0] + 2_000
+    assert report["training"]["num_tokens"] == computed
+    assert report["training"]["most_s"] == 2 * report["training"]["least_s"] == 4 * 80e6 * computed / 80e9
+    assert "training: " in capsys.readouterr().out
+    assert run(["report", "report.json"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{computed:,} tokens in 3 epochs, 2,000 of them replayed" in shown
+    assert "modeled: 4 operations for each weight and token" in shown
+
+
+def test_a_model_that_cannot_be_trained_leaves_the_time_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer_from(*_: Any) -> TrainingPlan:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(tokens, "run_module", _describe)
+    monkeypatch.setattr(training_time, "answer_from", answer_from)
+    (folder / "in.jsonl").write_bytes(encoded(*({"text": random_text(seed)} for seed in range(3))))
+    command = "prepare in.jsonl --out out.jsonl --model m --report report.json --quality"
+    assert run(command.split()) == 0
+    assert len(_values(folder / "out.jsonl")) == 3
+    assert json.loads((folder / "report.json").read_text())["training"] is None
+    assert "no training time is estimated: the reason is above" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--model", "--semantic-model"])

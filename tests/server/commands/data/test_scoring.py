@@ -12,7 +12,7 @@ import pytest
 from engine.errors import OptionError, StartupError
 from engine.protocol import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
 from server.commands.alone import Interrupted
-from server.commands.data import scoring, tokens
+from server.commands.data import scoring, tokens, training_time
 from server.commands.data.command import run
 from server.context import ServerContext
 from server.data.report import NumberSpread
@@ -57,6 +57,7 @@ def use_engine(client: Callable[[], FakeClient], monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(scoring, "run_alone", run_alone)
     monkeypatch.setattr(tokens, "describe_local_model", lambda *_: None)
+    monkeypatch.setattr(training_time, "expected_training_time", lambda *_: None)
 
 
 def _kept(folder: Path, options: str) -> str:
