@@ -18,6 +18,7 @@ from engine.command_io.finetuning.job import (
     write_atomically,
     write_parts_atomically,
 )
+from engine.command_io.finetuning.plan import TrainingPlan
 from engine.errors import InvalidRequest
 from server.data.formats import decoded, paragraphs
 from server.data.lines import FaultyData, parse_line
@@ -27,6 +28,7 @@ from server.data.report import DataReport, spread_of
 from server.finetuning.examples import Example
 from server.finetuning.faults import FileFault
 from server.finetuning.preparation import FaultyFile
+from server.finetuning.scaling.training_report import training_time
 from server.finetuning.scores.judge import judge_of
 from server.finetuning.scores.line_questions import AnswerLog
 from server.finetuning.scores.line_scores import LineScorer
@@ -126,10 +128,21 @@ def _check_removed(folder: JobFolder, preparation: Preparation) -> None:
 
 def add_tokens(folder: JobFolder, examples: Sequence[Example]) -> None:
     """Add the tokens of the examples, as they are trained on, to the report in the folder. Raises OSError."""
-    report = msgspec.json.decode(folder.data_report.read_bytes(), type=DataReport)
+    report = _read_report(folder)
     report.tokens = spread_of([each.num_tokens for each in examples])
     report.num_trained_tokens = sum(each.num_trained for each in examples if isinstance(each, TrainingItem))
     _write_report(folder, report)
+
+
+def add_training_time(folder: JobFolder, plan: TrainingPlan) -> None:
+    """Add the expected time of the job's training to the report in the folder. Raises OSError."""
+    report = _read_report(folder)
+    report.training = training_time(plan)
+    _write_report(folder, report)
+
+
+def _read_report(folder: JobFolder) -> DataReport:
+    return msgspec.json.decode(folder.data_report.read_bytes(), type=DataReport)
 
 
 def _write_report(folder: JobFolder, report: DataReport) -> None:

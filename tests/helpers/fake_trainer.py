@@ -33,8 +33,9 @@ from server.keys.caller import Caller
 from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, FakeClient, says
+from tests.helpers.training_plan import PLAN
 
-PREPARE, TRAIN = "server.finetuning.prepare_process", "engine.finetuning"
+PREPARE, PLAN_JOB, TRAIN = "server.finetuning.prepare_process", "engine.finetuning.plan", "engine.finetuning"
 KILLED = -9
 
 SAMPLE = "Sample 1: the sea--order, --replay and /a/b/c"
@@ -114,7 +115,8 @@ class FakeChild:
         self._task.cancel()
 
     async def _live(self) -> None:
-        code = await (self._train() if self.module == TRAIN else self._prepare())
+        work = {TRAIN: self._train, PLAN_JOB: self._plan}.get(self.module, self._prepare)
+        code = await work()
         if not self._exit.done():
             self._exit.set_result(code)
             self._children.alive.discard(self)
@@ -146,6 +148,15 @@ class FakeChild:
                 self.folder.data_report.write_text("{}")
             self.folder.job.write_bytes(msgspec.json.encode(task.order))
         self._output = msgspec.json.encode(outcome)
+        return 0
+
+    async def _plan(self) -> int:
+        await self._tick()
+        if self._children.plan_ends:
+            code, text = self._children.plan_ends.popleft()
+            log_of(self.folder.lock).write_text(text)
+            return code
+        self._output = msgspec.json.encode(PLAN)
         return 0
 
     async def _train(self) -> int:
@@ -220,6 +231,7 @@ class FakeChildren:
         self.deaths: deque[int] = deque()
         self.failures: deque[OSError] = deque()  # to start those that train
         self.preparing_ends: deque[tuple[int, str]] = deque()  # exit statuses of those that prepare, and their logs
+        self.plan_ends: deque[tuple[int, str]] = deque()  # likewise of those that plan
         self.saves_steps = False  # and not only epochs
         self.pause_s = 0.0005  # of a child before each step
         self.questions: list[ScoreQuestion] = []  # that those that train ask in each step
@@ -230,7 +242,7 @@ class FakeChildren:
 
     async def start(self, module: str, arguments: list[str], lock: Path, priority: str) -> FakeChild:
         await asyncio.sleep(0)
-        folder = JobFolder(Path(arguments[0]))
+        folder = JobFolder(Path(json.loads(arguments[0]) if module == PLAN_JOB else arguments[0]))
         assert folder.lock == lock
         assert priority == (IDLE if module == TRAIN else LOW)
         if module == TRAIN and self.failures:

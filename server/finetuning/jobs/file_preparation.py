@@ -11,8 +11,9 @@ import msgspec
 from engine.child_processes.background import LOCK_HELD, LOW, NORMAL, REASON_PREFIX, TRY_AGAIN
 from engine.child_processes.lifetime import describe_exit
 from engine.command_io.finetuning.events import JobEvent
-from engine.command_io.finetuning.job import JobFolder, write_atomically
+from engine.command_io.finetuning.job import JobFolder, TrainingMethod, write_atomically
 from engine.command_io.finetuning.mailbox import BodyQuestion, forget_questions
+from engine.command_io.finetuning.plan import TrainingPlan
 from engine.config import EngineConfig
 from engine.protocol import EngineInfo
 from engine.wording import counted
@@ -27,6 +28,7 @@ from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.stored_files import new_names, remove_unknown, store_copy
 from server.finetuning.preparation import report_notes
 from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, task_file
+from server.finetuning.prepared_data import add_training_time
 from server.jobs.answers import BodyAnswer
 from server.jobs.child import Child, read_log
 from server.jobs.environment import JobEnvironment
@@ -126,7 +128,28 @@ class FilePreparation(ProcessWork):
         if model.info is None:  # the model has not been loaded yet
             options = msgspec.json.encode(task.order.engine).decode()
             await self._run_process("engine.finetuning.describe", str(self._folder.path), options)
-        return _decode(await self._run_process("server.finetuning.prepare_process", str(self._folder.path)))
+        outcome = _decode(await self._run_process("server.finetuning.prepare_process", str(self._folder.path)))
+        order = task.order
+        has_length = order.method is not TrainingMethod.REINFORCEMENT
+        if isinstance(outcome, Made) and order.hyperparameters.data_preparation is not None and has_length:
+            await self._add_training_time()
+        return outcome
+
+    async def _add_training_time(self) -> None:
+        """Add the expected time of the training to the report of the file's preparation; warn of a job that cannot be
+        planned, since the trainer then reports the reason again. Raises as `_run_process` does."""
+        path = msgspec.json.encode(str(self._folder.path)).decode()
+        try:
+            output = await self._run_process("engine.finetuning.plan", path)
+        except _EndedEarly as error:
+            if error.code != _FAILED:
+                raise
+            reason = await asyncio.to_thread(_reported_reason, self._folder)
+            described = str(error) if reason is None else for_clients(reason)
+            await self._journal.warn(self.status, f"The report has no expected training time: {described}")
+            return
+        plan = msgspec.json.decode(output, type=TrainingPlan)
+        await asyncio.to_thread(add_training_time, self._folder, plan)
 
     def _task(self, model: ServedModel) -> PrepareTask:
         record, disk = self._journal.record, self._env.files.disk

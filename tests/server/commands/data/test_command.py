@@ -17,7 +17,7 @@ from server.commands.data.command import run
 from server.data.memory import LineMemory
 from tests.helpers.data_lines import chat, encoded, random_text, with_changes
 from tests.helpers.tokenizers import byte_level_info
-from tests.server.finetuning.scaling.test_training_report import PLAN
+from tests.helpers.training_plan import PLAN
 
 pytest.importorskip("rensa", reason="the extra 'data' is not installed")
 pytestmark = pytest.mark.fast

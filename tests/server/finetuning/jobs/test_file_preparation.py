@@ -2,14 +2,19 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from fastapi import FastAPI
 
 from engine.child_processes.background import LOCK_HELD, TRY_AGAIN
 from engine.command_io.finetuning.data_preparation import PreparationOptions
-from engine.command_io.finetuning.job import Hyperparameters
+from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
+from server.data.report import DataReport
+from server.finetuning.jobs.record import FinetuningRecord
+from server.finetuning.scaling.training_report import training_time
 from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.fake_trainer import (
+    PLAN_JOB,
     PREPARE,
     FakeChildren,
     add_job,
@@ -17,6 +22,7 @@ from tests.helpers.fake_trainer import (
     finetuning_runs,
     until_status,
 )
+from tests.helpers.training_plan import PLAN
 
 pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
@@ -95,3 +101,51 @@ async def test_a_job_without_room_for_its_prepared_file_trains_and_says_so(app: 
     assert (record.prepared_file, record.result_files) == (None, [])
     assert any("data_report.json is not stored: " in event for event in events)
     assert files.disk.names() == [job.training_file]
+
+
+async def _report(app: FastAPI, record: FinetuningRecord) -> DataReport:
+    files = app.state.context.files
+    report = await files.find(record.result_files[0], "")
+    return msgspec.json.decode(files.disk.read(report.id, 0, report.bytes), type=DataReport)
+
+
+async def test_the_report_of_a_job_has_the_expected_time_of_its_training(app: FastAPI) -> None:
+    async with finetuning_runs(app, FakeChildren()):
+        job = await add_job(app, 1, hyperparameters=PREPARED)
+        record = await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
+    assert (await _report(app, record)).training == training_time(PLAN)
+
+
+async def test_a_job_that_cannot_be_planned_says_why_and_trains(app: FastAPI) -> None:
+    children = FakeChildren()
+    children.plan_ends.append((1, "read tokenizer\nheadrace: an example is too long; give --max-length 8 or less\n"))
+    async with finetuning_runs(app, children):
+        job = await add_job(app, 1, hyperparameters=PREPARED)
+        record = await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
+        events = await events_of(app, job.id)
+    assert (await _report(app, record)).training is None
+    reason = "an example is too long; give max_length 8 or less"
+    assert f"The report has no expected training time: {reason}" in events
+
+
+async def test_a_plan_that_was_ended_from_outside_is_made_again(app: FastAPI) -> None:
+    children = FakeChildren()
+    children.plan_ends.append((143, ""))
+    async with finetuning_runs(app, children):
+        job = await add_job(app, 1, hyperparameters=PREPARED)
+        record = await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
+    assert (await _report(app, record)).training == training_time(PLAN)
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [(TrainingMethod.REINFORCEMENT, PREPARED), (TrainingMethod.SUPERVISED, Hyperparameters())],
+)
+async def test_only_prepared_jobs_of_known_length_are_planned(
+    app: FastAPI, method: TrainingMethod, given: Hyperparameters
+) -> None:
+    children = FakeChildren()
+    async with finetuning_runs(app, children):
+        job = await add_job(app, 1, method=method, hyperparameters=given)
+        await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
+    assert PLAN_JOB not in {child.module for child in children.started}

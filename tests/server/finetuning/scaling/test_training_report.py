@@ -7,29 +7,11 @@ import pytest
 
 from engine.command_io.finetuning.events import JobEventLog
 from engine.command_io.finetuning.job import JobFolder
-from engine.command_io.finetuning.plan import TrainingPlan
 from engine.errors import OptionError
 from server.finetuning.scaling.training_report import measured_speed, training_report
+from tests.helpers.training_plan import PLAN
 
 pytestmark = pytest.mark.fast
-
-PLAN = TrainingPlan(
-    num_examples=100,
-    num_tokens=10_000,
-    num_learned=4_000,
-    replayed_tokens=2_000,
-    n_epochs=3,
-    num_steps=75,
-    lora_rank=8,
-    num_values=800_000,
-    num_parameters=100_000_000,
-    num_multiplied=80_000_000,
-    weight_bytes=1 << 30,
-    state_bytes=1 << 29,
-    activation_bytes=1 << 29,
-    work_bytes=1 << 28,
-    free_bytes=4 << 30,
-)
 
 
 def test_tokens_memory_and_time_follow_from_the_plan() -> None:
