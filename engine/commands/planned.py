@@ -12,7 +12,6 @@ from dataclasses import replace
 import msgspec
 
 from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
-from engine.command_io.program import as_typed
 from engine.commands.bench.machine import Machine, ReadProbe, measure_machine
 from engine.commands.simulated import model_on_card, open_simulated
 from engine.commands.weighed import compute_by_torch, planned_decoder
@@ -25,10 +24,11 @@ from engine.simulation.costs import Card
 from engine.simulation.hardware import SimulatedModel, find_card
 from engine.simulation.planning.job import PlanJob, PlannedModels
 from engine.simulation.planning.plan import Variant
+from engine.startup.answer import print_answer
 from engine.startup.device import planned_device
 from engine.startup.early import compute_threads
 from models.caches.inventory import inventory
-from models.errors import ModelError, SettingError, SourceError
+from models.errors import ModelError, SourceError
 from models.kernels.cpu.library import set_num_threads
 from models.sources.resolve import find_local
 from models.system.memory import free_memory_bytes, is_host
@@ -40,16 +40,7 @@ def main(argv: Sequence[str]) -> int:
     exit_on_sigterm()
     end_with_parent()
     job = msgspec.json.decode(argv[0], type=PlanJob)
-    try:
-        planned = plan_models(job)
-    except (SettingError, OptionError) as error:
-        sys.stderr.write(f"headrace: {as_typed(str(error))}\n")
-        return 2
-    except (ModelError, HeadraceError) as error:
-        sys.stderr.write(f"headrace: {as_typed(str(error))}\n")
-        return 1
-    sys.stdout.buffer.write(msgspec.json.encode(planned))
-    return 0
+    return print_answer(lambda: plan_models(job))
 
 
 def plan_models(job: PlanJob) -> PlannedModels:

@@ -17,7 +17,7 @@ from engine.commands.bench.phases import Phase
 from engine.commands.bench.roofline import RooflineResult, measure_roofline
 from engine.commands.weighed import compute_by_torch, open_as_served
 from engine.config import EngineConfig, Quantization
-from engine.errors import HeadraceError, OptionError, StartupError
+from engine.errors import OptionError, StartupError
 from engine.protocol import EngineInfo
 from engine.runner.kv_budget import plan_kv_budget
 from engine.runner.kv_groups import kv_groups
@@ -26,9 +26,9 @@ from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.simulation.costs import Card
 from engine.simulation.fitting import MeasuredStep, fit_times
 from engine.simulation.hardware import SimulatedModel, card_source, find_card
+from engine.startup.answer import print_answer
 from engine.startup.build import build_engine
 from engine.wording import gib
-from models.errors import ModelError, SettingError
 from models.loading.load import assigned_decoder
 from models.loading.open import OpenedModel
 from models.pooling.traits import is_pooling_model
@@ -44,16 +44,7 @@ def main(argv: Sequence[str]) -> int:
     exit_on_sigterm()
     end_with_parent()
     config, card = msgspec.json.decode(argv[0], type=tuple[EngineConfig, str | None])
-    try:
-        model = measured_model(config) if card is None else model_on_card(config, find_card(card))
-    except (SettingError, OptionError) as error:
-        sys.stderr.write(f"headrace: {error}\n")
-        return 2
-    except (ModelError, HeadraceError) as error:
-        sys.stderr.write(f"headrace: {error}\n")
-        return 1
-    sys.stdout.buffer.write(msgspec.json.encode(model))
-    return 0
+    return print_answer(lambda: measured_model(config) if card is None else model_on_card(config, find_card(card)))
 
 
 def model_on_card(config: EngineConfig, card: Card) -> SimulatedModel:

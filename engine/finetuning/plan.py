@@ -16,13 +16,12 @@ from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder
 from engine.command_io.finetuning.plan import TrainingPlan
 from engine.command_io.progress import stderr_lines
-from engine.errors import HeadraceError
 from engine.finetuning.examples.setup import ExampleSetup
 from engine.finetuning.memory import active_share, most_tokens, training_memory
 from engine.finetuning.replay import MAX_ANSWER_TOKENS, num_questions
+from engine.startup.answer import print_answer
 from engine.startup.load import load_options
 from models.decoder import Decoder
-from models.errors import ModelError
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.sources.resolve import resolve_model
@@ -34,13 +33,7 @@ from models.training.lora import values_per_rank
 def main(argv: Sequence[str]) -> int:
     exit_on_sigterm()
     end_with_parent()
-    try:
-        plan = plan_training(JobFolder(Path(msgspec.json.decode(argv[0], type=str))))
-    except (ModelError, HeadraceError) as error:
-        sys.stderr.write(f"headrace: {error}\n")
-        return 1
-    sys.stdout.buffer.write(msgspec.json.encode(plan))
-    return 0
+    return print_answer(lambda: plan_training(JobFolder(Path(msgspec.json.decode(argv[0], type=str)))))
 
 
 def plan_training(folder: JobFolder) -> TrainingPlan:
