@@ -51,8 +51,7 @@ def model_on_card(config: EngineConfig, card: Card) -> SimulatedModel:
     """Return a model as it would be on a card, in its own precision. Raises ModelError, OptionError or StartupError."""
     if config.quantization not in (Quantization.AUTO, Quantization.NONE):
         raise OptionError(
-            f"--quantization is {config.quantization.value}; on a card, weights are simulated as they are stored; "
-            "leave it out"
+            f"--quantization is {config.quantization.value}; on a card, all weights count as dequantized; leave it out"
         )
     opened = open_simulated(config)
     compute = compute_by_torch(config)

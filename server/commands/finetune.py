@@ -128,7 +128,8 @@ def write_files(
     train: bytes,
     valid: bytes | None,
 ) -> PreparationReport:
-    """Write the job's files. Raises StartupError if the training or validation file has faults."""
+    """Write the job's files. Raises OptionError if the training or validation file has faults, and StartupError for
+    options that the model does not allow."""
     order = JobOrder(
         engine=engine,
         method=config.method,
@@ -143,7 +144,8 @@ def write_files(
     except FaultyFile as error:
         shown = "".join(f"\n  {fault.text}" for fault in error.faults[:_MAX_SHOWN])
         more = f"\n  and {len(error.faults) - _MAX_SHOWN} more" if len(error.faults) > _MAX_SHOWN else ""
-        raise StartupError(f"the file cannot be trained on:{shown}{more}") from None
+        name = "validation" if error.is_validation else "training"
+        raise OptionError(f"the {name} file cannot be used:{shown}{more}") from None
 
 
 def finetune_parser() -> Parser:

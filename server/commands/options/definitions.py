@@ -207,10 +207,10 @@ def config_of_values(config_class: type, values: Mapping[str, Any]) -> Any:
 
 def suggest(given: str, known: Iterable[str]) -> str:
     """Return '; did you mean X?' with the known name that is closest to the given one, or '' if none is close."""
-    known = list(known)
-    nearest = difflib.get_close_matches(given, known, n=1, cutoff=0.6) or [
+    bare = {name.lstrip("-"): name for name in known}  # dashes that all have would make short names alike
+    nearest = [bare[each] for each in difflib.get_close_matches(given.lstrip("-"), bare, n=1, cutoff=0.6)] or [
         name
-        for name in known
+        for name in bare.values()
         if len(name) > len("--o") and given.startswith(name)  # --output-folder for --out
     ]
     return f"; did you mean {nearest[0]}?" if nearest else ""

@@ -17,7 +17,7 @@ from engine.simulation.costs import CARDS
 from engine.simulation.hardware import SimulatedModel, find_card
 from engine.simulation.planning.config import PlanConfig
 from engine.simulation.planning.job import PlanJob, PlannedModels
-from engine.simulation.planning.plan import Plan, make_plan
+from engine.simulation.planning.plan import Plan, Variant, make_plan
 from engine.simulation.planning.report import plan_tables
 from engine.simulation.planning.search import LoadKind, Requests, Servers
 from engine.simulation.planning.slo import parse_slo
@@ -30,6 +30,8 @@ from server.commands.simulate.hardware import THIS, answer_from, read_saved, ref
 
 NOTHING_MEETS = 3  # exit code
 _FILE_WIDTH = 150  # in files and pipes, for which rich would take 80
+_QUANTIZED = (Quantization.INT8, Quantization.INT4)
+_DEQUANTIZED = "not planned: on a card, all weights count as dequantized"
 # Options of a file or of variables that would change the results, and that the simulator does not follow.
 _UNPLANNED = ("speculative_method", "draft_model", "speculative_config", "kv_offload_dir", "enable_lora")
 _EPILOG = f"""\
@@ -68,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
         kind,
         amount,
         slo,
-        planned.variants,
+        [*(_unplanned(hardware) if config.changes else ()), *planned.variants],
         has_changes=config.changes,
     )
     _show(plan, config)
@@ -105,14 +107,19 @@ def _hardware(name: str, given: dict[str, object]) -> SimulatedModel | str | Non
 
 
 def _variants(engine: EngineConfig, hardware: SimulatedModel | str | None) -> Iterator[tuple[str, EngineConfig]]:
-    """Yield other options to compare, by their flags. On a card, weights count as they are stored."""
-    kept = (Quantization.AUTO, engine.quantization)
-    for quantization in (Quantization.INT8, Quantization.INT4) if not isinstance(hardware, str) else ():
-        if quantization not in kept:
+    """Yield other options to compare, by their flags."""
+    for quantization in _QUANTIZED if not isinstance(hardware, str) else ():
+        if quantization is not engine.quantization:
             changed = dataclasses.replace(engine, quantization=quantization, quantization_group_size=None)
             yield f"--quantization {quantization.value}", changed
     kv_dtype = KVCacheDType.AUTO if engine.kv_cache_dtype is KVCacheDType.INT8 else KVCacheDType.INT8
     yield f"--kv-cache-dtype {kv_dtype.value}", dataclasses.replace(engine, kv_cache_dtype=kv_dtype)
+
+
+def _unplanned(hardware: SimulatedModel | str | None) -> list[Variant]:
+    """Return the options that are not compared on a card, with the reason."""
+    skipped = _QUANTIZED if isinstance(hardware, str) else ()
+    return [Variant(f"--quantization {each.value}", None, _DEQUANTIZED) for each in skipped]
 
 
 def _show(plan: Plan, config: PlanConfig) -> None:

@@ -78,9 +78,14 @@ def test_a_rate_above_what_the_servers_compute_is_beyond_the_limits(capsys: pyte
     assert "keeps the limits yes no yes" in shown
 
 
-def test_a_card_is_not_compared_with_quantized_weights(jobs: list[PlanJob]) -> None:
-    run([*LOAD, "--hardware", "h100"])
+def test_a_card_is_not_compared_with_quantized_weights(jobs: list[PlanJob], capsys: pytest.CaptureFixture[str]) -> None:
+    run([*LOAD, "--hardware", "h100", "--json"])
     assert (jobs[0].hardware, list(jobs[0].variants)) == ("h100", ["--kv-cache-dtype int8"])
+    failures = {each["name"]: each["failure"] for each in json.loads(capsys.readouterr().out)["changes"][2:]}
+    reason = "not planned: on a card, all weights count as dequantized"
+    assert failures == {"--quantization int8": reason, "--quantization int4": reason, "--kv-cache-dtype int8": None}
+    run([*LOAD, "--hardware", "h100", "--json", "--no-changes"])
+    assert json.loads(capsys.readouterr().out)["changes"] == []
 
 
 def test_a_saved_file_is_sent_whole(jobs: list[PlanJob], tmp_path: Path) -> None:
