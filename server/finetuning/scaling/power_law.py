@@ -41,10 +41,6 @@ class PowerLaw:
     noise: float
     is_noise: bool
 
-    def loss_at(self, size: float) -> float:
-        """Return the expected loss at a size."""
-        return self.loss + self.gain * _basis(math.log2(size / self.size), 2.0**-self.exponent)
-
 
 @dataclass(frozen=True, slots=True)
 class _Line:

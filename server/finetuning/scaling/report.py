@@ -24,6 +24,10 @@ def curve_report(law: PowerLaw, points: Sequence[tuple[float, float]], unit: str
         f"size differ by {law.noise:.4f} (standard deviation)"
     )
     lines.append(twice(law, unit, per))
+    lines.append(
+        "The intervals cover the noise of the losses, and not that the curve may have another shape than a power law "
+        "beyond these sizes"
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -78,6 +78,7 @@ def test_the_whole_and_its_parts_are_trained_and_the_curve_is_reported(
     assert "Held-out loss, in nats per token, by examples:" in shown
     assert "Twice the examples like these (180): 1.10" in shown
     assert ", better by 0.0" in shown
+    assert "cover the noise of the losses, and not that the curve may have another shape" in shown
     assert shown.splitlines()[-2] == "Serve it, and then ask for the model 'out':"
     report = json.loads((tmp_path / "out" / "scaling" / "report.json").read_bytes())
     assert [point["size"] for point in report["points"]] == [90, 22, 22, 22, 22, 45, 45]

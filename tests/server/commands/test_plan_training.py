@@ -22,6 +22,7 @@ def test_finished_jobs_are_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "          50  1.4000   (1.4010 1.3990)" in shown
     assert "Twice the examples like these (400): 1.2300 -> 1.1807 nats per token, better by 0.0492" in shown
+    assert "cover the noise of the losses, and not that the curve may have another shape" in shown
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ def test_a_curve_without_noise_is_found() -> None:
     assert law.exponent == pytest.approx(0.4, abs=0.002)
     assert law.loss == pytest.approx(1.8, abs=1e-4)
     assert law.loss - law.gain == pytest.approx(planted(0.4, 0.3)(800), abs=1e-4)
-    assert law.loss_at(1600) == pytest.approx(planted(0.4, 0.3)(1600), abs=1e-3)
     assert not law.is_noise
 
 
