@@ -28,9 +28,12 @@ class FinishedCurve:
 def finished_curve(paths: Sequence[str]) -> FinishedCurve:
     """Return the curve of the jobs in the folders: each an --out of `headrace finetune`, or DATA_DIR/fine-tuning/JOB.
 
-    Raises OptionError for a folder without a finished job with a held-out loss, for jobs of different held-out lines or
-    models, and for jobs that differ in none or several of their sizes.
+    Raises OptionError for a folder that is given twice or has no finished job with a held-out loss, for jobs of
+    different held-out lines or models, and for jobs that differ in none or several of their sizes.
     """
+    given = [Path(path).expanduser().resolve() for path in paths]
+    if repeated := [path for index, path in enumerate(given) if path in given[:index]]:
+        raise OptionError(f"--jobs has {repeated[0]} twice, which would count its noise too low; give each once")
     sizes: list[dict[Scaling, int]] = []
     losses: list[float] = []
     before: list[float] = []

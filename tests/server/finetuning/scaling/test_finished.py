@@ -45,6 +45,12 @@ def test_jobs_that_are_no_curve_are_refused(second: dict[str, float], message: s
         finished_curve(paths)
 
 
+def test_a_folder_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    paths = [finished_job(tmp_path / str(rank), rank=rank) for rank in (2, 4)]
+    with pytest.raises(OptionError, match=r"--jobs has .*2 twice, which would count its noise too low; give each once"):
+        finished_curve([*paths, f"{paths[0]}/../2"])
+
+
 def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="has no finished job"):
         finished_curve([str(tmp_path)])
