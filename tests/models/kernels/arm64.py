@@ -1,7 +1,8 @@
 """Kernels compiled for ARM64 and run under qemu, behind the interface of a KernelLibrary.
 
-Each call is a process of its own. The memory that its pointers lead to is found by the addresses that tensors gave away
-since `recording` began; it is copied to that process and back. A call in bytes, all numbers 64-bit little-endian:
+One emulated process runs the calls of a level. The memory that a call's pointers lead to is found by the addresses that
+tensors gave away since `recording` began; it is copied to that process and back. A call in bytes, all numbers 64-bit
+little-endian:
 
     length of the name, name, number of words, words (arguments as in replay.h), places of the words that are pointers,
     number of buffers, and for each: its size, places of the pointers in it, its bytes
@@ -16,7 +17,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,38 @@ def emulated_level(driver: Path, processor: str) -> str:
     return list(build._ARM64_LEVELS)[run.returncode]
 
 
+class EmulatedProcess:
+    """A driver that runs on the processor of a level; started by the first call, and again after one that ended it."""
+
+    def __init__(self, driver: Path, level: str) -> None:
+        self._command = [EMULATOR, "-cpu", PROCESSORS[level], str(driver)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, call: bytes, num_bytes: int) -> bytes:
+        """Run a call; return its `num_bytes` of result and memory. Raises AssertionError if the process ends."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(call)
+            self._process.stdin.flush()
+        answer = self._process.stdout.read(num_bytes)
+        assert len(answer) == num_bytes, f"{EMULATOR} ended with status {self._process.wait()}"
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.communicate()
+
+
 class Arm64Library(KernelLibrary):
     """What the wrappers call."""
 
-    def __init__(self, driver: Path, host: KernelLibrary, level: str) -> None:
+    def __init__(self, emulated: EmulatedProcess, host: KernelLibrary, level: str) -> None:
         self.called: set[str] = set()  # names of functions
-        self._command = [EMULATOR, "-cpu", PROCESSORS[level], str(driver)]
+        self._emulated = emulated
         self._storages: dict[int, torch.UntypedStorage] = {}
         super().__init__(host.path, level)
 
@@ -167,10 +194,9 @@ class Arm64Library(KernelLibrary):
                 places.append((index, *memory.locate(int(value), array, given)))
         name, words = kernel.name.encode(), kernel.words(given)
         call = struct.pack("<Q", len(name)) + name + struct.pack("<Q", len(words) // 8) + words + _packed(places)
-        run = subprocess.run(self._command, input=call + memory.packed(), capture_output=True, check=False)
-        assert run.returncode == 0, f"{kernel.name} under {EMULATOR}: status {run.returncode}, {run.stderr.decode()}"
-        memory.take_back(run.stdout[8:])
-        return int.from_bytes(run.stdout[:8], "little", signed=True)
+        answer = self._emulated.run(call + memory.packed(), 8 + sum(memory.sizes))
+        memory.take_back(answer[8:])
+        return int.from_bytes(answer[:8], "little", signed=True)
 
 
 @dataclass
@@ -217,7 +243,6 @@ class _Memory:
         return b"".join(parts)
 
     def take_back(self, data: bytes) -> None:
-        assert len(data) == sum(self.sizes)
         at = 0
         for start, size, places in zip(self.starts, self.sizes, self.places, strict=True):
             if not places:  # a structure holds the other process's addresses

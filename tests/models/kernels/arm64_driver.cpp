@@ -1,5 +1,5 @@
-// Runs one kernel call that stands on standard input, and writes the memory it worked on to standard output; with an argument, exits
-// with the processor's level instead. Linked with the kernels for ARM64 and run under qemu (arm64.py, which writes the call and
+// Runs the kernel calls that come on standard input, one after the other, and writes the memory that each worked on to standard
+// output; with an argument, exits with the processor's level instead. Linked with the kernels for ARM64 and run under qemu (arm64.py, which writes the call and
 // describes its form).
 #include <unistd.h>
 
@@ -15,6 +15,7 @@
 #include "runtime/replay.h"
 
 extern "C" void hr_set_num_threads(int n);
+extern "C" void hr_set_spin_microseconds(int microseconds);
 extern "C" int hr_cpu_level();
 
 namespace {
@@ -57,12 +58,9 @@ int64_t call(Result (*kernel)(Arguments...), const uint64_t* words) {
   return call(kernel, words, std::index_sequence_for<Arguments...>());
 }
 
-}  // namespace
-
-int main(int argc, char**) {
-  if (argc > 1) return hr_cpu_level();
+void run_call(uint64_t name_length) {
   char name[64] = {};
-  read_all(name, read_word() % sizeof name);
+  read_all(name, name_length % sizeof name);
   std::vector<uint64_t> words(read_word());
   read_all(words.data(), words.size() * sizeof(uint64_t));
   const std::vector<Place> arguments = read_places();
@@ -85,16 +83,27 @@ int main(int argc, char**) {
       const uint64_t value = reinterpret_cast<uint64_t>(address(place));
       std::memcpy(buffer.data + place.at, &value, sizeof value);
     }
-  hr_set_num_threads(2);
   int64_t result;
 #define CALL(kernel) \
   if (!std::strcmp(name, #kernel)) result = call(kernel, words.data()); else
   KERNELS(CALL) {
     std::fprintf(stderr, "no kernel %s\n", name);
-    return 1;
+    std::exit(1);
   }
   std::fwrite(&result, sizeof result, 1, stdout);
-  for (const Buffer& buffer : buffers) std::fwrite(buffer.data, 1, buffer.size, stdout);
+  for (const Buffer& buffer : buffers) {
+    std::fwrite(buffer.data, 1, buffer.size, stdout);
+    std::free(buffer.data);
+  }
   std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int argc, char**) {
+  if (argc > 1) return hr_cpu_level();
+  hr_set_num_threads(2);
+  hr_set_spin_microseconds(0);  // threads that wait would take the time of those that are emulated
+  for (uint64_t name_length; std::fread(&name_length, sizeof name_length, 1, stdin) == 1;) run_call(name_length);
   _exit(0);  // the kernels' threads never end
 }

@@ -6,7 +6,9 @@ Nothing is timed here. Skipped where the cross-compiler or the emulator is missi
 import functools
 import inspect
 import itertools
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +46,7 @@ from tests.models.kernels import (
 from tests.models.kernels.arm64 import (
     PROCESSORS,
     Arm64Library,
+    EmulatedProcess,
     compile_driver,
     emulated_level,
     exported_kernels,
@@ -386,20 +389,39 @@ def test_comparisons_have_what_their_tests_take() -> None:
         assert missing in ({"kernels"}, {"column"}), comparison
 
 
+@pytest.fixture(scope="module")
+def emulated(drivers: Callable[[str], Path]) -> Iterator[Callable[[str], EmulatedProcess]]:
+    """The process that runs the calls of a level."""
+    with ExitStack() as stack:
+        yield functools.cache(lambda level: stack.enter_context(closing(EmulatedProcess(drivers(level), level))))
+
+
 @needs_tools
 @pytest.mark.parametrize(
     ("level", "function", "compare"), [(*key, compare) for key in LEVELS for compare in COMPARISONS[key[1]]]
 )
 def test_function_on_arm64_equals_its_reference(
-    drivers: Callable[[str], Path], level: str, function: str, compare: Comparison
+    emulated: Callable[[str], EmulatedProcess], level: str, function: str, compare: Comparison
 ) -> None:
-    arm64 = Arm64Library(drivers(level), library.load_level("portable"), level)
+    arm64 = Arm64Library(emulated(level), library.load_level("portable"), level)
     takes_column = "column" in inspect.signature(compare).parameters
 
     with arm64.recording():
         compare(Column(arm64) if takes_column else arm64)
 
     assert function in arm64.called
+
+
+@needs_tools
+def test_a_call_that_ends_the_process_tells_why_and_the_next_one_has_a_new_process(
+    drivers: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    unknown = struct.pack("<Q", 2) + b"hr" + struct.pack("<QQQ", 0, 0, 0)
+    emulated = EmulatedProcess(drivers("portable"), "portable")
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="ended with status 1"):
+            emulated.run(unknown, 8)
+        assert capfd.readouterr().err == "no kernel hr\n"
 
 
 @needs_tools
