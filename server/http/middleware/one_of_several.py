@@ -21,7 +21,14 @@ _STATE: Mapping[str, str] = {
     "/v1/streams": "resumable streams need",
     "/v1/uploads": "uploads need",
 }
-_COMPUTED = frozenset({"/v1/responses/input_tokens"})  # below a path of _STATE, but without a state
+# Below a path of _STATE, but without a state.
+_COMPUTED = frozenset(
+    {
+        "/v1/fine_tuning/alpha/graders/run",
+        "/v1/fine_tuning/alpha/graders/validate",
+        "/v1/responses/input_tokens",
+    }
+)
 # Changes of one server, by the beginning of their paths, with methods other than GET and HEAD.
 _CHANGES: Mapping[str, str] = {
     "/api/pull": "fetching a model changes",

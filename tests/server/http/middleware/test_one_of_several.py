@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from server.app import ROUTERS
-from server.http.middleware.one_of_several import _CHANGES, _STATE
+from server.http.middleware.one_of_several import _CHANGES, _COMPUTED, _STATE
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
 pytestmark = pytest.mark.fast
@@ -49,6 +49,22 @@ async def test_a_response_without_store_is_answered_and_says_that_it_is_not_stor
     assert counted.status_code == 200
 
 
+async def test_graders_are_answered_since_they_store_nothing() -> None:
+    grader = {
+        "type": "string_check",
+        "name": "g",
+        "input": "{{sample.output_text}}",
+        "reference": "a",
+        "operation": "eq",
+    }
+    async with http(make_app(FakeClient(says("x")), is_one_of_several=True)) as api:
+        path = "/v1/fine_tuning/alpha/graders"
+        valid = await api.post(f"{path}/validate", json={"grader": grader})
+        run = await api.post(f"{path}/run", json={"grader": grader, "model_sample": "a", "item": {}})
+    assert (valid.status_code, run.status_code) == (200, 200)
+    assert run.json()["reward"] == 1.0
+
+
 async def test_resumable_streams_are_refused_and_others_answered() -> None:
     async with http(make_app(FakeClient(says("x")), is_one_of_several=True)) as api:
         refused = await api.post("/v1/chat/completions", json={**CHAT, "stream": True, "resumable": True})
@@ -70,5 +86,5 @@ async def test_one_server_alone_refuses_nothing_of_this() -> None:
 
 def test_the_refused_paths_exist() -> None:
     paths = {getattr(route, "path", "") for router in ROUTERS for route in router.routes}
-    for begin in [*_STATE, *_CHANGES]:
+    for begin in [*_STATE, *_COMPUTED, *_CHANGES]:
         assert any(path.startswith(begin) for path in paths), begin
