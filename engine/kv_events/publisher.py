@@ -87,8 +87,8 @@ class KVEventPublisher:
             socket.bind(address)
         except zmq.ZMQError as error:
             raise OptionError(
-                f"{option} {address} cannot be bound ({error.strerror}); give an address of this machine and a free "
-                "port, another one for each model and server"
+                f"{option} {address} cannot be bound ({zmq.strerror(error.errno or 0)}); give an address of this "
+                "machine and a free port, another one for each model and server"
             ) from error
         return socket
 

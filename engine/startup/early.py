@@ -17,14 +17,19 @@ def check_options(config: EngineConfig) -> None:
     speculation_settings(config)
     if config.kv_offload_dir is not None:
         offload_folder(config.kv_offload_dir)
-    if config.kv_events is not None and importlib.util.find_spec("zmq") is None:
-        raise StartupError("--kv-events needs a library that is not installed (zmq): pip install 'headrace[events]'")
+    check_events_library(config)
     try:
         parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
     except SettingError as error:
         raise OptionError(str(error)) from error
     if config.device == Device.CPU:
         compute_threads(config.threads)
+
+
+def check_events_library(config: EngineConfig) -> None:
+    """Raise StartupError if --kv-events is given and ZeroMQ's library is not installed."""
+    if config.kv_events is not None and importlib.util.find_spec("zmq") is None:
+        raise StartupError("--kv-events needs a library that is not installed (zmq): pip install 'headrace[events]'")
 
 
 def offload_folder(name: str) -> Path:

@@ -1,19 +1,21 @@
 """Checks of the machine: torch, kernels, cores, huge pages, the cache folder, devices."""
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from engine.command_io.findings import Finding, ok, problem, warning
 from engine.config import Device, EngineConfig
-from engine.errors import OptionError
+from engine.errors import OptionError, StartupError
 from engine.runner.kv_budget import format_bytes
 from engine.startup.device import device_refusal, planned_device
-from engine.startup.early import compute_threads, offload_folder
+from engine.startup.early import check_events_library, compute_threads, offload_folder
+from engine.startup.events import describe_publisher, open_publisher
 from engine.wording import counted
 from models.errors import SettingError
 from models.kernels.cpu import build
@@ -144,3 +146,18 @@ def offload_finding(folder: str) -> Finding:
     except OptionError as error:
         return problem("blocks on disk", str(error))
     return ok("blocks on disk", f"{path}, {format_bytes(shutil.disk_usage(path).free)} free")
+
+
+def event_findings(models: Sequence[EngineConfig]) -> Iterator[Finding]:
+    """Bind the addresses of --kv-events as a start does, those of all models at once, since two models may have one."""
+    with contextlib.ExitStack() as bound:
+        for config in models:
+            try:
+                check_events_library(config)
+                publisher = open_publisher(config)
+            except (StartupError, OptionError) as error:
+                yield problem("KV events", str(error))
+                continue
+            if publisher is not None:
+                bound.callback(publisher.close)
+                yield from (ok("KV events", line.removeprefix("KV events: ")) for line in describe_publisher(config))

@@ -1,6 +1,8 @@
 """The part of `headrace doctor` that looks at what computes."""
 
+import importlib.util
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +122,25 @@ def _last(*configs: EngineConfig) -> Finding:
     names = [config.model for config in configs] if len(configs) > 1 else [""]
     models = [ModelToCheck(name, config) for name, config in zip(names, configs, strict=True)]
     return find_model_problems(models).findings[-1]
+
+
+def test_addresses_of_events_are_bound_as_at_the_start() -> None:
+    pytest.importorskip("zmq", reason="pyzmq is not installed (pip install 'headrace[events]')")
+    assert list(machine.event_findings([EngineConfig()])) == []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        (found,) = machine.event_findings([EngineConfig(kv_events=address)])
+        assert found.severity is Severity.PROBLEM
+        assert f"--kv-events {address} cannot be bound (Address already in use)" in found.message
+    first, second = machine.event_findings([EngineConfig(kv_events=address)] * 2)  # two models, one address
+    assert (first.severity, second.severity) == (Severity.OK, Severity.PROBLEM)
+
+
+def test_events_without_their_library_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    (found,) = machine.event_findings([EngineConfig(kv_events="tcp://127.0.0.1:5557")])
+    assert found.severity is Severity.PROBLEM
+    assert "pip install 'headrace[events]'" in found.message
 
 
 def test_the_memory_is_told_without_a_model() -> None:
