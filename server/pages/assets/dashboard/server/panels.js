@@ -8,6 +8,7 @@ import { span } from "../jobs/words.js";
 import { lineChart } from "../line_chart.js";
 import { jobRow } from "../jobs/list.js";
 import { place } from "../placing.js";
+import { planPart } from "./plan.js";
 import { failuresOf, happening, keyWords, knownSince, machineRows, pointsOf, roomOf, rowsOf, usesOf, verdict } from "./words.js";
 
 const REFRESH_MS = 2000;
@@ -84,6 +85,8 @@ function showFits() {
     h("p", { class: "answer" }, h("b", { class: answer === "Yes" ? "good" : "bad" }, `${answer}.`), rooms.length > 1 ? ` ${model}` : ""),
     h("ul", { class: "plain-list" }, reasons.map((reason) => h("li", {}, reason))),
     users ? h("p", { class: "muted small" }, users) : null)) : [h("p", { class: "empty" }, "No model is loaded.")]));
+  byId("plans").hidden = report.fits.length === 0;
+  place(byId("plans"), report.fits, ({ model }) => model, ({ model }, old) => old ?? planPart(model, () => ({ fit: report.fits.find((each) => each.model === model), hour: report.hour })), "");
 }
 
 function showWindow() {

@@ -1,0 +1,26 @@
+// The plan of a served model in words. No element is made here: tests run it without a browser.
+
+import { count } from "../../shared/count.js";
+
+const LIMITS = "ttft=2s,tpot=100ms"; // those of "Would one more user fit?"
+
+/** Mean tokens of the last hour's answered requests of all models: {input, output}; null if nothing was answered. */
+export function meanLengths({ buckets }) {
+  const uses = buckets.flatMap(({ keys }) => Object.values(keys));
+  const sum = (valueOf) => uses.reduce((total, use) => total + valueOf(use), 0);
+  const answered = sum(({ requests, refused }) => requests - refused);
+  const mean = (name) => Math.max(1, Math.round(sum((use) => use[name]) / answered));
+  return answered > 0 && sum((use) => use.output_tokens) > 0 ? { input: mean("prompt_tokens"), output: mean("output_tokens") } : null;
+}
+
+/** The request for the plan of a model whose open requests are its users. */
+export const planPath = ({ model, running, waiting }, { input, output }) =>
+  `v1/plan?${new URLSearchParams({ model, input, output, concurrency: Math.max(1, running + waiting), slo: LIMITS })}`;
+
+/** Whether one more user fits by the plan, as a sentence. numUsers: those that the plan was asked for; it takes no 0. */
+export function planWords(plan, numUsers) {
+  const most = plan.largest?.amount ?? 0;
+  const fits = numUsers ? plan.one_more_fits : most >= 1;
+  const room = most ? `up to ${count(most, "user")} without pauses get first tokens within 2 s and further ones within 100 ms (95 of 100 requests)` : "no user keeps the limits";
+  return `By the plan, one more than the ${count(numUsers, "user")} of now ${fits ? "fits" : "does not fit"}: ${room}; ${plan.limit}.`;
+}
