@@ -26,7 +26,7 @@ EMBEDDINGS = "/v1/embeddings"
 RULE = "semantic_duplicate"
 _PIECE = 500  # characters of a text, since small embedding models read 256 tokens
 _MAX_PIECES = 16  # of a text
-_BLOCK = 512  # lines that are compared with all earlier ones at a time
+_COSINES = 1 << 22  # of a text that are computed at a time
 _MAX_CLUSTERS = 20
 _MIB = 1 << 20
 
@@ -51,7 +51,7 @@ class SemanticDuplicates:
     def question(self, line: KeptLine) -> LineQuestion:
         """Return the request for the line's vectors. Its value is a vector for each text, in half precision and
         base64: the mean over its pieces."""
-        texts = [textwrap.wrap(text, _PIECE)[:_MAX_PIECES] for text in _texts(line)]
+        texts = [textwrap.wrap(text[: _PIECE * _MAX_PIECES], _PIECE)[:_MAX_PIECES] for text in _texts(line)]
         body = {
             "model": self._options.semantic_model,
             "input": [piece for pieces in texts for piece in pieces],
@@ -112,8 +112,9 @@ class SemanticDuplicates:
         threshold = SEMANTIC_THRESHOLD if given is None else given
         numbers = [_numbers(self._preparation.kept[index]) for index in indices]
         found: dict[int, tuple[int, float]] = {}
-        for start in range(0, len(indices), _BLOCK):
-            end = min(start + _BLOCK, len(indices))
+        size = max(1, _COSINES // len(indices))  # of a block of lines, so that its cosines have a bound
+        for start in range(0, len(indices), size):
+            end = min(start + size, len(indices))
             cosines = least_cosines(sides, start, end)
             for row, place in enumerate(range(start, end)):
                 for other in np.flatnonzero(cosines[row, :place] >= threshold).tolist():
@@ -187,8 +188,8 @@ def _decoded(text: str, dtype: str) -> "NDArray[Any]":
 
 
 def _unit(rows: "Matrix") -> "Matrix":
-    """Return the rows with length 1; a row of zeros stays one."""
+    """Divide the rows in place by their lengths, and return them; a row of zeros stays one."""
     import numpy as np
 
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return np.divide(rows, lengths, out=rows, where=lengths > 0)

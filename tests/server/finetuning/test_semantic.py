@@ -13,7 +13,9 @@ from engine.errors import InvalidRequest, StartupError
 from server.data.memory import LineMemory, TooManyLines
 from server.data.options import check_preparation
 from server.data.preparation import Preparation
+from server.finetuning.scores import semantic
 from server.finetuning.scores.model_steps import ModelSteps
+from server.finetuning.scores.semantic import least_cosines
 from server.jobs.answers import BodyAnswer
 from tests.helpers.data_lines import chat
 
@@ -105,10 +107,20 @@ async def test_the_whole_of_a_long_text_is_compared() -> None:
     assert await _left(_preparation(*texts)) == [1, 2]
 
 
-async def test_many_lines_are_compared_in_blocks() -> None:
+async def test_many_lines_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(semantic, "_COSINES", 900)
     words = [*_MEANINGS][::2]
-    lines = [{"text": f"{words[place % 4]} " * (1 + place % 3)} for place in range(1100)]
+    lines = [{"text": f"{words[place % 4]} " * (1 + place % 3)} for place in range(90)]
+    blocks = []
+
+    def cosines(sides: Sequence[Any], start: int, end: int) -> Any:
+        found = least_cosines(sides, start, end)
+        blocks.append(found.shape)
+        return found
+
+    monkeypatch.setattr(semantic, "least_cosines", cosines)
     assert await _left(_preparation(*lines)) == [1, 2, 3, 4]
+    assert blocks == [(10, end) for end in range(10, 91, 10)]
 
 
 async def test_vectors_that_do_not_fit_into_the_memory_are_refused_with_the_number_that_does() -> None:
