@@ -1,16 +1,17 @@
-# For CPUs and for NVIDIA GPUs: the lock has the package index's torch, which brings CUDA's libraries along (several
-# gigabytes); a lock with a CPU build of torch makes a much smaller image.
+# For CPUs: the lock has PyTorch's own CPU build of torch. For NVIDIA GPUs there is a variant.
 #
 # Build:  docker build -t headrace .
-#         with another build of torch: make lock LOCK=FILE INDEX=URL, and --build-arg LOCK=FILE
-#         --build-arg PIP_ARGS="--extra-index-url URL"
+#         with another Python, 3.11 or newer: --build-arg PYTHON=3.13
 # Run:    docker run --rm -p 8000:8000 -v headrace-cache:/cache headrace serve [MODEL] [options]
 #
-# On a GPU (not tried): Triton compiles kernels while the server runs, and needs a C compiler for it.
-#         docker build --build-arg RUNTIME_PACKAGES="gcc libc6-dev" -t headrace:gpu .
+# The variant (not tried) has the package index's torch, which brings CUDA's libraries (several gigabytes) and Triton, and
+# a C compiler, which Triton wants while the server runs.
+#         docker build --build-arg LOCK=deploy/requirements-cuda.lock --build-arg RUNTIME_PACKAGES="gcc libc6-dev" \
+#             -t headrace:gpu .
 #         docker run --gpus all ... headrace:gpu, with NVIDIA's container toolkit; or deploy/docker-compose.gpu.yml
 
-FROM python:3.12-slim AS build
+ARG PYTHON=3.12
+FROM python:${PYTHON}-slim AS build
 ARG PIP_ARGS=""
 ARG LOCK=deploy/requirements.lock
 RUN python -m venv /opt/headrace
@@ -32,7 +33,7 @@ COPY models models
 # Without isolation: it would fetch setuptools, which is in the lock, without a hash.
 RUN HEADRACE_WHEEL_LEVELS=all pip install --no-cache-dir --no-deps --no-build-isolation .
 
-FROM python:3.12-slim
+FROM python:${PYTHON}-slim
 ARG RUNTIME_PACKAGES=""
 # hadolint ignore=DL3008,SC2086
 RUN [ -z "${RUNTIME_PACKAGES}" ] \

@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 # and all that it imports again, for two seconds. pip would compile what nobody imports, too, for most of a minute.
 export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python deploy/pip_with_progress.py --disable-pip-version-check --no-compile $(PIP_ARGS)
+UV_LOCK = $(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --generate-hashes --python-version 3.11 --extra otel \
+	--constraint $(VENV)/constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-fast test-integrations test-long test-fleet soak fuzz lint kernels format docs site lock sbom clean
@@ -67,11 +69,17 @@ docs: $(VENV)/.installed-test ## Write the documents' tables (options, metrics, 
 site: $(VENV)/.installed-test ## Build the documents as a site in build/site, and check its links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 
-lock: $(VENV)/.installed-test $(BIN)/uv ## Write the image's LOCK, by hashes, of the versions installed here; INDEX: of torch
-	$(BIN)/python -m pip freeze --exclude-editable | sed -n 's/^\([^ ]*==[^ +]*\).*/\1/p' > $(VENV)/constraints.txt
-	echo '# What the image installs, each file by its hash. Made by `make lock`, of the versions that the tests ran with.' > $(LOCK)
-	$(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --generate-hashes --python-version 3.12 --extra otel --extra gpu \
-		$(if $(INDEX),--extra-index-url '$(INDEX)') --constraint $(VENV)/constraints.txt pyproject.toml >> $(LOCK)
+# Without triton's version: torch asks for its own. uv takes torch alone from PyTorch's index, which has old versions of other
+# packages too; from another INDEX it takes all that is there.
+lock: $(VENV)/.installed-test $(BIN)/uv ## Write the image's locks of the versions installed here; INDEX: of torch for CPUs
+	$(BIN)/python -m pip freeze --exclude-editable | sed -n '/^triton==/d; s/^\([^ ]*==[^ +]*\).*/\1/p' > $(VENV)/constraints.txt
+	@echo '# What the image installs, each file by its hash: the CPU variant. Made by `make lock`.' > $(VENV)/cpu.lock
+	@echo '--extra-index-url $(or $(INDEX),https://download.pytorch.org/whl/cpu)' >> $(VENV)/cpu.lock
+	@echo '# What the image installs, each file by its hash: the variant for NVIDIA GPUs. Made by `make lock`.' > $(VENV)/cuda.lock
+	$(UV_LOCK) $(if $(INDEX),--extra-index-url '$(INDEX)',--torch-backend cpu) pyproject.toml >> $(VENV)/cpu.lock
+	$(UV_LOCK) --extra gpu pyproject.toml >> $(VENV)/cuda.lock
+	mv $(VENV)/cpu.lock deploy/requirements.lock
+	mv $(VENV)/cuda.lock deploy/requirements-cuda.lock
 
 sbom: $(BIN)/cyclonedx-py ## Write a bill of materials of what LOCK installs, in CycloneDX's form, to SBOM
 	$(BIN)/cyclonedx-py requirements $(LOCK) --pyproject pyproject.toml --output-format JSON --output-file $(SBOM)

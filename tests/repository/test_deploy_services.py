@@ -62,9 +62,10 @@ def test_compose_with_a_gpu_builds_what_triton_needs_and_insists_on_the_gpu() ->
         1
     ]
     assert engine.device == "cuda"
-    for name, value in service["build"]["args"].items():
-        assert f'ARG {name}=""' in IMAGE
-        assert "gcc" in value
+    arguments = service["build"]["args"]
+    assert all(f"\nARG {name}=" in IMAGE for name in arguments)
+    assert "gcc" in arguments["RUNTIME_PACKAGES"]
+    assert (ROOT / arguments["LOCK"]).read_text().count("\nnvidia-cuda-runtime==") == 1
     assert Path(IMAGE_VARIABLES["TRITON_CACHE_DIR"]).is_relative_to(IMAGE_VARIABLES["HEADRACE_CACHE"])  # can be written
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
