@@ -2,27 +2,29 @@
 
     .venv/bin/headrace simulate --synthetic --num-requests 1 --model MODEL.gguf --threads 1 --save-hardware here.json
     .venv/bin/python -m benchmarks.scheduling.prediction MODEL.gguf here.json --threads 1
+    .venv/bin/python -m benchmarks.scheduling.prediction MODEL.gguf here.json --threads 1 --servers 2   # needs nginx
 
-Starts the server, puts three loads on it (`headrace bench serve`), and plays the requests that it answered to the
-simulator, with the measured steps of the file: at the times at which they were sent, or, with a limit of concurrency,
-each when one before it has ended. Rates are shares of the rate that the simulator finds to be the most. An error beyond
-20 % (p50) or 30 % (p95) is marked. Run it on a quiet machine; it prints the load of the machine at each measurement.
+Starts the server, or two behind nginx (deploy/fronts/nginx.conf, but taking requests in turn), puts three loads on it
+(`headrace bench serve`), and plays the requests that it answered to the simulator, with the measured steps of the
+file: at the times at which they were sent, or, with a limit of concurrency, each when one before it has ended. Rates
+are shares of the rate that the simulator finds to be the most. An error beyond 20 % (p50) or 30 % (p95) is marked.
+Run it on a quiet machine; it prints the load of the machine at each measurement.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.servers import free_port, started
 from engine.config import EngineConfig
-from engine.simulation.hardware import SimulatedModel
 from engine.simulation.planning.search import Servers
 from engine.simulation.results import Percentiles, SimulationResult, simulation_result
 from engine.simulation.trace import TraceRequest, draw_trace
@@ -55,30 +57,51 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("model")
     parser.add_argument("hardware", help="file of headrace simulate --save-hardware, for the same model and threads")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--servers", type=int, choices=(1, 2), default=1, help="default: 1")
     parser.add_argument("--num-requests", type=int, default=60, help="of each load (default: 60)")
     options = parser.parse_args(argv)
-    model, port = read_saved(options.hardware), free_port()
+    model = read_saved(options.hardware)
     command = f"headrace serve {options.model} --port {{port}} --threads {options.threads}"
-    _say(f"{model.model}: {model.origin} {model.source}")
-    with started(command, port, _START_S) as server:
+    _say(f"{model.model}: {model.origin} {model.source}; {options.servers} x")
+    with contextlib.ExitStack() as stack:
+        urls = [stack.enter_context(started(command, free_port(), _START_S)).url for _ in range(options.servers)]
+        url = stack.enter_context(_front(urls)) if len(urls) > 1 else urls[0]
         for seed, load in enumerate(LOADS, 1):
-            _compare(server.url, model, load, options.num_requests, seed)
+            _compare(url, Servers(model, EngineConfig(), options.servers), load, options.num_requests, seed)
     return 0
 
 
-def _compare(url: str, model: SimulatedModel, load: Load, num_requests: int, seed: int) -> None:
-    rate = None if load.share is None else load.share * _largest_rate(model, load, num_requests)
-    shown = f"{load.num_users} users" if rate is None else f"{rate:.3g} requests/s"
-    before, measured = os.getloadavg()[0], _measured(url, load, rate, num_requests, seed)
+@contextlib.contextmanager
+def _front(urls: Sequence[str]) -> Iterator[str]:
+    """Run nginx in front of two servers; yields its URL."""
+    text = (Path(__file__).parents[2] / "deploy" / "fronts" / "nginx.conf").read_text().replace("least_conn;", "")
+    port = free_port()
+    for ours, theirs in zip(
+        (*urls, f"listen {port};"), ("127.0.0.1:8000", "127.0.0.1:8001", "listen 8080;"), strict=True
+    ):
+        text = text.replace(theirs, ours.removeprefix("http://"))
+    with tempfile.TemporaryDirectory() as folder:
+        around = f"daemon off; pid {folder}/pid; error_log stderr; events {{}} http {{ access_log off;\n{text}}}\n"
+        (Path(folder) / "nginx.conf").write_text(around)
+        with started(f"nginx -p {folder} -c {folder}/nginx.conf", port, _START_S) as front:
+            yield front.url
+
+
+def _compare(url: str, servers: Servers, load: Load, num_requests: int, seed: int) -> None:
+    rate = None if load.share is None else load.share * _largest_rate(servers, load, num_requests)
+    num_users = None if load.num_users is None else load.num_users * servers.replicas
+    shown = f"{num_users} users" if rate is None else f"{rate:.3g} requests/s"
+    options = ["--max-concurrency", str(num_users)] if rate is None else ["--request-rate", str(rate)]
+    before, measured = os.getloadavg()[0], _measured(url, load, options, num_requests, seed)
     busy = f"load of the machine {before:.1f} before, {os.getloadavg()[0]:.1f} after"
     _say(f"\nprompts of {load.input_len}, answers of {load.output_len} tokens, {shown}; {busy}")
-    predicted = _simulated(model, measured, load.num_users)
+    predicted = _simulated(servers, measured, num_users)
     _print_errors("first token", predicted.ttft_s, Percentiles.of(each["ttft_ms"] / 1e3 for each in measured))
     token_s = (each["tpot_ms"] / 1e3 for each in measured if each["tpot_ms"] is not None)
     _print_errors("each further token", predicted.token_s, Percentiles.of(token_s))
 
 
-def _largest_rate(model: SimulatedModel, load: Load, num_requests: int) -> float:
+def _largest_rate(servers: Servers, load: Load, num_requests: int) -> float:
     trace = draw_trace(
         rate=_BURST_RATE,
         num_requests=num_requests,
@@ -88,17 +111,16 @@ def _largest_rate(model: SimulatedModel, load: Load, num_requests: int) -> float
         num_prefixes=1,
         seed=0,
     )
-    return num_requests / _played(model, trace, None).duration_s
+    return num_requests / _played(servers, trace, None).duration_s
 
 
-def _measured(url: str, load: Load, rate: float | None, num_requests: int, seed: int) -> list[dict[str, Any]]:
-    """Put a load on a server; return its requests, in the order in which they were sent."""
+def _measured(url: str, load: Load, options: list[str], num_requests: int, seed: int) -> list[dict[str, Any]]:
+    """Put a load on a server; return its requests, in the order in which they were sent. options: their times."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.json"
         command = [str(Path(sys.executable).parent / "headrace"), "bench", "serve", "--url", url, "--json", str(path)]
         command += ["--input-len", load.input_len, "--output-len", load.output_len, "--seed", str(seed)]
-        command += ["--num-prompts", str(num_requests), "--num-warmups", "2"]
-        command += ["--request-rate", str(rate)] if rate is not None else ["--max-concurrency", str(load.num_users)]
+        command += ["--num-prompts", str(num_requests), "--num-warmups", "2", *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         requests: list[dict[str, Any]] = json.loads(path.read_text())["requests"]
     failed = [each["error"] for each in requests if each["error"] is not None]
@@ -107,13 +129,13 @@ def _measured(url: str, load: Load, rate: float | None, num_requests: int, seed:
     return sorted(requests, key=lambda each: float(each["sent_s"]))
 
 
-def _simulated(model: SimulatedModel, measured: list[dict[str, Any]], num_users: int | None) -> SimulationResult:
+def _simulated(servers: Servers, measured: list[dict[str, Any]], num_users: int | None) -> SimulationResult:
     trace = [TraceRequest(each["sent_s"], each["prompt_tokens"], each["output_tokens"]) for each in measured]
-    return _played(model, trace, num_users)
+    return _played(servers, trace, num_users)
 
 
-def _played(model: SimulatedModel, trace: list[TraceRequest], num_users: int | None) -> SimulationResult:
-    fleet = Servers(model, EngineConfig(), 1).fleet()
+def _played(servers: Servers, trace: list[TraceRequest], num_users: int | None) -> SimulationResult:
+    fleet = servers.fleet()
     following = iter(trace[num_users:] if num_users is not None else [])
 
     def next_request(now_s: float) -> TraceRequest | None:
