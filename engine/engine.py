@@ -283,6 +283,7 @@ class Engine:
             adapters=None if self.adapters is None else self.adapters.stats(self._scheduler),
             **self._speculator.step_stats(),
             **self._tier_stats(),
+            **self._budget.take_prediction()._asdict(),
             kv_events_dropped=0 if self._publisher is None else self._publisher.take_num_dropped(),
         )
         return StepOutputs(self._groups.pass_on(refused + outputs), self._scoring.count_once(stats))

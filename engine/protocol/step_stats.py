@@ -59,6 +59,8 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tier_restored_tokens: int = 0  # tokens whose keys and values came from it
     kv_events_dropped: int = 0  # events about cached blocks that were not sent, because too many were queued
     step_s: float = 0.0
+    predicted_s: float = 0.0  # seconds that the step budget expected, of a step that it learned from; 0: unknown
+    measured_s: float = 0.0  # seconds that the same step took, without drafting and bookkeeping; 0: not predicted
     draft_s: float = 0.0  # draft_s to update_s: the phases of step_s
     schedule_s: float = 0.0
     forward_s: float = 0.0

@@ -24,6 +24,7 @@ def fit_of(model: ServedModel, now_ms: float) -> Fit | None:
     first_token_s, seen_gap_s = _seen(live.requests.latencies(now_ms))
     open_first_token_s, open_gap_s = _seen(live.requests.open_latencies())
     gap_s = pace.step_s(stats.running + 1) or info.decode_step_s * (stats.running + 1) or None
+    predicted = pace.predicted_steps
     most_quick = pace.most_within(GAP_LIMIT_S)
     checks = {
         "waiting": stats.waiting == 0,
@@ -51,6 +52,11 @@ def fit_of(model: ServedModel, now_ms: float) -> Fit | None:
         gap_s=gap_s,
         most_quick=most_quick,
         answer_s=mean_s,
+        prompt_token_s=info.prefill_seconds_per_token,
+        decode_step_s=info.decode_step_s,
+        predicted_s=predicted.predicted_s,
+        measured_s=predicted.measured_s,
+        error_s=predicted.error_s,
         users=None if not mean_s or not most_quick or is_slow else int(most_quick * (mean_s + PAUSE_S) / mean_s),
     )
 

@@ -4,11 +4,27 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from engine.protocol import StepStats
 
 _WEIGHT = 0.05  # of a new step in the mean
 _WINDOW_S = 10
+_HOUR_S, _MINUTE_S = 3600, 60
+
+
+@dataclass(slots=True)
+class PredictedSteps:
+    """Sums over steps whose time the step budget predicted. error_s: of the absolute differences."""
+
+    predicted_s: float = 0.0
+    measured_s: float = 0.0
+    error_s: float = 0.0
+
+    def add(self, other: "PredictedSteps") -> None:
+        self.predicted_s += other.predicted_s
+        self.measured_s += other.measured_s
+        self.error_s += other.error_s
 
 
 class Pace:
@@ -24,6 +40,7 @@ class Pace:
         self._num_running = 0  # after the last step
         self._batch_tokens = 0.0  # moving means over the steps of batches
         self._batch_s = 0.0
+        self._predicted: deque[tuple[int, PredictedSteps]] = deque(maxlen=_HOUR_S // _MINUTE_S)  # minutes, and sums
         self._texts: deque[tuple[int, int]] = deque(maxlen=_WINDOW_S)  # seconds, and texts pooled within them
 
     def on_step(self, stats: StepStats) -> None:
@@ -32,6 +49,8 @@ class Pace:
         if stats.batch_prefill_tokens or stats.batch_decode_tokens:
             self._batch_tokens += _WEIGHT * (stats.batch_decode_tokens - self._batch_tokens)
             self._batch_s += _WEIGHT * (stats.step_s - self._batch_s)
+        if stats.measured_s:
+            self._add_predicted(stats.predicted_s, stats.measured_s)
         if stats.pooled_requests:
             self._add_texts(stats.pooled_requests)
         self._note_pause(has_paused=stats.running_batch == 0 and stats.running + stats.waiting > 0)
@@ -40,6 +59,21 @@ class Pace:
             return
         known = self._mean_s.get(num_running)
         self._mean_s[num_running] = stats.step_s if known is None else known + _WEIGHT * (stats.step_s - known)
+
+    def _add_predicted(self, predicted_s: float, measured_s: float) -> None:
+        minute = int(self._clock() // _MINUTE_S)
+        if not self._predicted or self._predicted[-1][0] != minute:
+            self._predicted.append((minute, PredictedSteps()))
+        self._predicted[-1][1].add(PredictedSteps(predicted_s, measured_s, abs(predicted_s - measured_s)))
+
+    @property
+    def predicted_steps(self) -> PredictedSteps:
+        """Sums of the last hour."""
+        first, total = (self._clock() - _HOUR_S) // _MINUTE_S, PredictedSteps()
+        for minute, sums in self._predicted:
+            if minute > first:
+                total.add(sums)
+        return total
 
     def _add_texts(self, number: int) -> None:
         second = int(self._clock())

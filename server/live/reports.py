@@ -17,6 +17,8 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     request_tokens, answer_s: means of the last five minutes in which anything was answered. most_quick: the highest
     number of concurrent requests that had at most 0.1 s between tokens. users: how many users such a number serves if
     each pauses 45 s between answers of answer_s; null before any answer, and while clients wait longer than the limits.
+    prompt_token_s, decode_step_s: measured at the start, 0: unknown. predicted_s, measured_s, error_s: sums over the
+    last hour's steps, as the step budget expected them, as they were, and of the absolute differences.
     """
 
     model: str
@@ -33,6 +35,11 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     gap_s: float | None
     most_quick: int
     answer_s: float | None
+    prompt_token_s: float
+    decode_step_s: float
+    predicted_s: float
+    measured_s: float
+    error_s: float
     users: int | None
 
 

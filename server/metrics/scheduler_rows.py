@@ -129,6 +129,23 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
     ),
     histogram("step_duration_seconds", "Duration of one step.", buckets.STEP_S, lambda s: s.step_s or None),
     counter(
+        "predicted_step_seconds_total",
+        "Time of steps as the step budget expected it before it learned from them, without drafting and bookkeeping; "
+        "steps before its first estimate, and those that compiled or failed, do not count.",
+        lambda s: s.predicted_s,
+    ),
+    counter(
+        "predicted_step_measured_seconds_total",
+        "Time that the steps of predicted_step_seconds_total took.",
+        lambda s: s.measured_s,
+    ),
+    counter(
+        "predicted_step_error_seconds_total",
+        "Absolute differences of the predicted and the measured time of each such step; divided by the measured time, "
+        "it is the mean error.",
+        lambda s: abs(s.predicted_s - s.measured_s),
+    ),
+    counter(
         "step_phase_seconds_total",
         "Time of all steps by phase: draft, schedule, forward, sample (on a GPU including the wait for the forward "
         "pass), update, and send (after the step).",

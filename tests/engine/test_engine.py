@@ -93,3 +93,11 @@ def test_the_phases_of_a_step_are_its_length() -> None:
     assert sum(phases) == pytest.approx(stats.step_s, abs=1e-9)
     assert stats.send_s == 0.25
     assert min(phases) >= 0
+
+
+def test_steps_are_predicted_once_one_has_generated() -> None:
+    engine, _ = make_engine()
+    engine.add(make_request("a", make_prompt(6), max_tokens=4, ignore_eos=True))
+    stats = [engine.step().stats for _ in range(4)]
+    assert [each.predicted_s > 0 for each in stats] == [False, False, True, True]
+    assert [0 < each.measured_s < each.step_s for each in stats] == [False, False, True, True]

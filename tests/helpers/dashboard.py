@@ -73,6 +73,19 @@ _OVERVIEW: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
         ((f"headrace:prefix_cache_hits:ratio5m{_MODEL_MATCHER}", "{{instance}}"),),
     ),
     (
+        "Error of the predicted time of steps, last hour",
+        "percentunit",
+        "Of the step budget, whose wrong estimates make gaps in streams.",
+        (
+            (
+                f"sum by (instance) (increase(headrace_predicted_step_error_seconds_total{_MODEL_MATCHER}[1h]))"
+                " / sum by (instance)"
+                f" (increase(headrace_predicted_step_measured_seconds_total{_MODEL_MATCHER}[1h]))",
+                "{{instance}}",
+            ),
+        ),
+    ),
+    (
         "Tokens computed for nothing",
         "percentunit",
         "Of those generated, by cause: clients that leave, preemptions, errors.",

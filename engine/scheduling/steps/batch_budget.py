@@ -41,6 +41,10 @@ class BatchBudget:
     def _step_s(self, num_rows: int) -> float:
         return self._others_s + self._row_s * num_rows if num_rows else 0.0
 
+    def expected_s(self, sample: StepSample) -> float:
+        """Return the seconds that a step of batch jobs is expected to take."""
+        return self._step_s(sample.num_tokens - sample.num_prompt_tokens) + self._cost.prompts_s(sample)
+
     def observe(self, sample: StepSample) -> None:
         """Update the estimates with the measurement of a step that did not fail."""
         num_rows = sample.num_tokens - sample.num_prompt_tokens

@@ -4,7 +4,7 @@ from collections import abc
 from dataclasses import dataclass
 
 from engine.scheduling.steps.batch_budget import BatchBudget
-from engine.scheduling.steps.cost import PromptCost, StepCost, StepSample
+from engine.scheduling.steps.cost import PromptCost, StepCost, StepPrediction, StepSample
 
 _FULL_STEPS = 16  # steps at the limit before larger ones are tried
 _MAX_TOKENS, _MIN_PROMPT_TOKENS = 8192, 8
@@ -67,6 +67,7 @@ class StepBudget:
         self._cost = StepCost(seconds_per_token, position_cost, row_cost)
         self._batch = None if batch_step_s is None else BatchBudget(batch_step_s, self._cost, decode_s)
         self._memory = StepMemory(self.max_tokens)
+        self._prediction = StepPrediction()
 
     @property
     def max_tokens(self) -> int:
@@ -150,10 +151,17 @@ class StepBudget:
     def observe(self, sample: StepSample) -> None:
         """Update the estimates with the measurement of a step that did not fail."""
         self._memory.observe(sample.num_tokens)
-        if not sample.is_batch:
-            self._cost.observe(sample)
-        elif self._batch is not None:
-            self._batch.observe(sample)
+        model = self._batch if sample.is_batch else self._cost
+        if model is None:
+            return
+        if expected_s := model.expected_s(sample):
+            self._prediction = StepPrediction(expected_s, sample.step_s)
+        model.observe(sample)
+
+    def take_prediction(self) -> StepPrediction:
+        """Return the prediction of the last observed step, once."""
+        prediction, self._prediction = self._prediction, StepPrediction()
+        return prediction
 
     def shrink(self, num_tokens: int) -> bool:
         """Halve the limit after a step of `num_tokens` ran out of memory. Returns False if one token was too many."""

@@ -21,6 +21,13 @@ class PromptCost(NamedTuple):
     row: float = 0.0  # cost of a row of logits at the prompt's end
 
 
+class StepPrediction(NamedTuple):
+    """Seconds that a step was expected to take, before it was learned from, and that it took; 0: no such step."""
+
+    predicted_s: float = 0.0
+    measured_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class StepSample:
     """A measured step. position: mean position of its prompt tokens. num_prompts: number of prompts with tokens in
@@ -75,6 +82,13 @@ class StepCost:
         """Return the seconds that all prompts of a step add."""
         num_near, num_far = self._parts(sample)
         return num_near * self._token_s + num_far * self._far_s
+
+    def expected_s(self, sample: StepSample) -> float:
+        """Return the seconds that a step is expected to take; 0 if that is not known yet."""
+        if not sample.num_prompt_tokens:
+            return self.decode_s
+        prompts_s = self.prompts_s(sample)
+        return self.decode_s + prompts_s if prompts_s else 0.0
 
     def _parts(self, sample: StepSample) -> tuple[float, float]:
         """Return the factors of `_token_s` and `_far_s` in the time of a step's prompts."""

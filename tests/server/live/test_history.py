@@ -6,7 +6,7 @@ from engine.protocol import StepStats
 from server.live.answer_means import AnswerMeans
 from server.live.history import MAX_KEYS, NO_KEY, NUM_MINUTES, NUM_TEN_MINUTES, OTHER_KEYS, History
 from server.live.machine import MachineFigures
-from server.live.pace import Pace
+from server.live.pace import Pace, PredictedSteps
 from server.metrics.request_record import RequestRecord
 
 
@@ -241,3 +241,18 @@ def test_the_means_are_of_the_last_five_minutes_with_answers() -> None:
     assert means.tokens == (25 + 35) / 2
     clock.now_s += 3600
     assert (means.seconds, means.tokens) == (None, None)
+
+
+def test_predicted_steps_are_of_the_last_hour() -> None:
+    clock = _Clock()
+    pace = Pace(clock)
+    pace.on_step(StepStats(predicted_s=5.0, measured_s=1.0))
+    clock.now_s += 3000
+    pace.on_step(StepStats(predicted_s=0.5, measured_s=1.0))
+    pace.on_step(StepStats(predicted_s=1.75, measured_s=1.5))
+    pace.on_step(StepStats(step_s=1.0))
+    assert pace.predicted_steps == PredictedSteps(7.25, 3.5, 4.75)
+    clock.now_s += 1200
+    assert pace.predicted_steps == PredictedSteps(2.25, 2.5, 0.75)
+    clock.now_s += 3600
+    assert pace.predicted_steps == PredictedSteps()

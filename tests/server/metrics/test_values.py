@@ -177,6 +177,8 @@ def test_gauges_are_values_and_counters_increments() -> None:
         prefix_restored=6,
         preemptions=1,
         step_s=0.5,
+        predicted_s=0.75,
+        measured_s=0.5,
     )
     metrics.on_step(stats)
     metrics.on_step(stats)
@@ -194,6 +196,9 @@ def test_gauges_are_values_and_counters_increments() -> None:
         "iteration_tokens_total_sum": 64,
         "iteration_prefill_tokens_sum": 60,
         "iteration_decode_tokens_sum": 4,
+        "predicted_step_seconds_total": 1.5,
+        "predicted_step_measured_seconds_total": 1.0,
+        "predicted_step_error_seconds_total": 0.5,
         "step_duration_seconds_sum": 1.0,
     }
     assert {name: _value(metrics, f"headrace_{name}") for name in values} == values

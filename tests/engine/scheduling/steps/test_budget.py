@@ -7,7 +7,7 @@ import pytest
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.steps.budget import GPU_STEPS, StepBudget
-from engine.scheduling.steps.cost import PromptCost, StepSample
+from engine.scheduling.steps.cost import PromptCost, StepPrediction, StepSample
 from tests.helpers.engines import make_request
 
 pytestmark = pytest.mark.fast
@@ -318,3 +318,29 @@ def test_a_step_of_one_token_cannot_be_smaller() -> None:
     assert budget.shrink(3)
     assert budget.tokens(5) == 1
     assert not budget.shrink(1)
+
+
+def test_a_step_was_predicted_by_what_was_known_before_it() -> None:
+    budget = StepBudget(None, 1e-3, batch_step_s=0.1, decode_s=0.01)
+    steps = [
+        StepSample(1, 0, 0.0, 0.02),  # nothing generated before
+        StepSample(1, 0, 0.0, 0.03),
+        StepSample(101, 100, 0.0, 0.13),
+        StepSample(4, 0, 0.0, 0.05, is_batch=True),
+    ]
+    found = []
+    for step in steps:
+        budget.observe(step)
+        found.append(budget.take_prediction())
+    assert found[0] == StepPrediction()
+    assert found[1] == StepPrediction(pytest.approx(0.02), 0.03)
+    assert found[2] == StepPrediction(pytest.approx(0.021 + 0.1), 0.13)
+    assert found[3].measured_s == 0.05
+    assert 0.01 < found[3].predicted_s < 0.05
+    assert budget.take_prediction() == StepPrediction()
+
+
+def test_without_a_measured_cost_no_prompt_is_predicted() -> None:
+    budget = StepBudget(100)
+    observe_steps(budget, 100, 1.0)
+    assert budget.take_prediction() == StepPrediction()

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { meanLengths, planPath, planWords } from "../assets/dashboard/server/plan_words.js";
+import { costWords, meanLengths, planPath, planWords } from "../assets/dashboard/server/plan_words.js";
 
 const use = (requests, refused, prompt, output) => ({ requests, refused, prompt_tokens: prompt, cached_tokens: 0, output_tokens: output });
 const PLAN = { one_more_fits: true, largest: { amount: 5 }, limit: "at 6, time per further token is 120 ms (p95), above 100 ms" };
@@ -22,4 +22,16 @@ test("a plan says whether one more fits, how many do, and why no more", () => {
   assert.match(planWords({ ...PLAN, one_more_fits: false }, 5), /than the 5 users of now does not fit: up to 5 users/);
   assert.match(planWords({ ...PLAN, one_more_fits: false, largest: { amount: 1 } }, 0), /than the 0 users of now fits: up to 1 user /);
   assert.match(planWords({ ...PLAN, one_more_fits: false, largest: null }, 0), /does not fit: no user keeps the limits; /);
+});
+
+test("steps have their cost, and the error of the last hour's predictions", () => {
+  const none = { prompt_token_s: 0.0033, decode_step_s: 0.019, predicted_s: 0, measured_s: 0, error_s: 0 };
+  const start = "At the start, a prompt token took 3.3 ms, and a step of one answer 19 ms; a simulation goes by these.";
+  assert.equal(costWords(none), start);
+  assert.equal(costWords({ ...none, prompt_token_s: 0 }), "");
+  const told = "In the last hour, the step budget, which learns from each step, predicted their time with a mean error of 15 %, and";
+  const hour = { ...none, predicted_s: 9, measured_s: 10, error_s: 1.5 };
+  assert.equal(costWords(hour), `${start} ${told} 10 % too short in sum.`);
+  assert.equal(costWords({ ...hour, decode_step_s: 0.25, predicted_s: 12 }), `${start.replace("19 ms", "250 ms")} ${told} 20 % too long in sum.`);
+  assert.equal(costWords({ ...hour, decode_step_s: 0, predicted_s: 10.01 }), `${told} not at all in sum.`);
 });

@@ -9,6 +9,7 @@ import { lineChart } from "../line_chart.js";
 import { jobRow } from "../jobs/list.js";
 import { place } from "../placing.js";
 import { planPart } from "./plan.js";
+import { costWords } from "./plan_words.js";
 import { failuresOf, happening, keyWords, knownSince, machineRows, pointsOf, roomOf, rowsOf, usesOf, verdict } from "./words.js";
 
 const REFRESH_MS = 2000;
@@ -87,6 +88,8 @@ function showFits() {
     users ? h("p", { class: "muted small" }, users) : null)) : [h("p", { class: "empty" }, "No model is loaded.")]));
   byId("plans").hidden = report.fits.length === 0;
   place(byId("plans"), report.fits, ({ model }) => model, ({ model }, old) => old ?? planPart(model, () => ({ fit: report.fits.find((each) => each.model === model), hour: report.hour })), "");
+  const costs = report.fits.map((fit) => [fit.model, costWords(fit)]).filter(([, text]) => text);
+  byId("costs").replaceChildren(...costs.map(([model, text]) => h("p", { class: "muted small" }, `${costs.length > 1 ? `${model}: ` : ""}${text}`)));
 }
 
 function showWindow() {

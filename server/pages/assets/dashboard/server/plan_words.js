@@ -24,3 +24,15 @@ export function planWords(plan, numUsers) {
   const room = most ? `up to ${count(most, "user")} without pauses get first tokens within 2 s and further ones within 100 ms (95 of 100 requests)` : "no user keeps the limits";
   return `By the plan, one more than the ${count(numUsers, "user")} of now ${fits ? "fits" : "does not fit"}: ${room}; ${plan.limit}.`;
 }
+
+const ms = (s) => `${s < 0.1 ? Number((s * 1000).toPrecision(2)) : Math.round(s * 1000)} ms`;
+
+/** What steps cost, and how well their time was predicted in the last hour; "" before that is known. */
+export function costWords({ prompt_token_s: token, decode_step_s: step, predicted_s: predicted, measured_s: measured, error_s: error }) {
+  const cost = token && step ? `At the start, a prompt token took ${ms(token)}, and a step of one answer ${ms(step)}; a simulation goes by these.` : "";
+  if (!measured) return cost;
+  const percent = (share) => `${Math.round(100 * Math.abs(share))} %`;
+  const bias = (predicted - measured) / measured;
+  const sum = Math.abs(bias) < 0.005 ? "not at all in sum" : `${percent(bias)} too ${bias < 0 ? "short" : "long"} in sum`;
+  return `${cost} In the last hour, the step budget, which learns from each step, predicted their time with a mean error of ${percent(error / measured)}, and ${sum}.`.trim();
+}
