@@ -7,23 +7,28 @@ import { meanLengths, planPath, planWords } from "./plan_words.js";
 /** An element with the button. current: returns the model's fit, and the last hour, when the button is pressed. */
 export function planPart(model, current) {
   const answer = h("p", { class: "muted small", role: "status" });
-  const button = h("button", { type: "button", class: "quiet small" }, `Simulate one more user of ${model}`);
+  const label = `Simulate one more user of ${model}`;
+  const button = h("button", { type: "button", class: "quiet small" }, label);
+  let controller = null; // of the plan that is computed
   button.addEventListener("click", async () => {
+    if (controller) return controller.abort();
     const { fit, hour } = current();
     const lengths = meanLengths(hour);
     if (!fit || !lengths) {
       answer.textContent = fit ? "Nothing was answered in the last hour, so there is no length of requests to plan with." : "The model is not ready.";
       return;
     }
-    button.disabled = true;
-    answer.textContent = `Simulating requests of ${lengths.input} and answers of ${lengths.output} tokens, the means of the last hour…`;
+    controller = new AbortController();
+    button.textContent = "Stop";
+    answer.textContent = `Simulating requests of ${lengths.input} and answers of ${lengths.output} tokens, the means of the last hour, at the lowest priority: this takes longer while the processors are full…`;
     try {
-      const plan = await getJson(planPath(fit, lengths));
+      const plan = await getJson(planPath(fit, lengths), { signal: controller.signal });
       answer.textContent = `${planWords(plan, fit.running + fit.waiting)} Requests of ${plan.input} and answers of ${plan.output} tokens, as in the last hour on average; modeled from steps measured at the start.`;
     } catch (error) {
-      answer.textContent = error.message;
+      answer.textContent = controller.signal.aborted ? "" : error.message;
     }
-    button.disabled = false;
+    controller = null;
+    button.textContent = label;
   });
   return h("div", {}, button, answer);
 }
