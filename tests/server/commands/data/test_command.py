@@ -207,7 +207,7 @@ def test_tokens_are_those_of_a_models_job(
     assert report["tokens"]["total"] == report["num_trained_tokens"] + 3
 
     assert report["training"] is None
-    assert "no training time is estimated: the file cannot be trained on:\n  the training file has 2 lines" in (
+    assert "no training time is estimated: the training file cannot be used:\n  the training file has 2 lines" in (
         capsys.readouterr().err
     )
 
