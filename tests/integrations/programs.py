@@ -25,8 +25,9 @@ def _folder(registry: str, name: str) -> Path:
     return cache_folder() / "integrations" / registry / name
 
 
-def npm_program(package: str, *path: str, others: Sequence[str] = ()) -> Path:
-    """A file of an npm package, below its node_modules. Skips the test where there is no npm."""
+def npm_program(package: str, *path: str, others: Sequence[str] = (), runtime: Path | None = None) -> Path:
+    """A file of an npm package, below its node_modules. Skips the test where there is no npm. runtime: the Node.js that
+    will run it, if not the system's: npm picks the newest versions that the one it runs on can run."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
@@ -34,18 +35,22 @@ def npm_program(package: str, *path: str, others: Sequence[str] = ()) -> Path:
     packages = [package, *others]
     if not _is_installed(folder, packages):
         folder.mkdir(parents=True, exist_ok=True)
-        _install([npm, "install", "--prefix", str(folder), "--no-fund", "--no-audit", *packages])
+        _install([npm, "install", "--prefix", str(folder), "--no-fund", "--no-audit", *packages], runtime)
         _note_installed(folder, packages)
     program = folder.joinpath("node_modules", *path)
     assert program.exists(), f"{package} has no {program}; look into the package and mend the path"
     return program
 
 
+def node() -> Path:
+    """Node.js of a version that all clients run on: the newest ones want more than most systems have."""
+    return npm_program("node@22", "node", "bin", "node")
+
+
 def node_scripts(folder: Path, *packages: str) -> Path:
     """A copy of the scripts in `folder` beside the npm packages that they import."""
-    target = npm_program(packages[0], packages[0], "package.json", others=packages[1:]).parents[
-        2 + packages[0].count("/")
-    ]
+    manifest = npm_program(packages[0], packages[0], "package.json", others=packages[1:], runtime=node())
+    target = manifest.parents[2 + packages[0].count("/")]
     for script in folder.glob("*.mjs"):
         shutil.copy(script, target)
     return target
@@ -89,8 +94,10 @@ def _note_installed(folder: Path, packages: list[str]) -> None:
     (folder / _NOTE).write_text("\n".join(packages))
 
 
-def _install(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
+def _install(command: list[str], runtime: Path | None = None) -> None:
+    first = [] if runtime is None else [str(runtime.parent)]
+    env = {**os.environ, "PATH": os.pathsep.join([*first, os.environ["PATH"]])}
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}{result.stderr}"
 
 

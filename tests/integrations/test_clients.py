@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.repository import ROOT
 from tests.helpers.server_process import API_KEY, ServerProcess
 from tests.integrations.conftest import CHAT_MODEL, EMBEDDING_MODEL
-from tests.integrations.programs import node_scripts, python_program
+from tests.integrations.programs import node, node_scripts, python_program
 
 pytestmark = pytest.mark.integrations
 
@@ -77,7 +77,7 @@ def test_python(server: ServerProcess, script: str) -> None:
 
 @pytest.mark.parametrize("script", _names(_CLIENTS, "mjs"))
 def test_node(server: ServerProcess, script: str) -> None:
-    _run_client(server, "node", node_scripts(_CLIENTS, *_NODE_PACKAGES) / script)
+    _run_client(server, node(), node_scripts(_CLIENTS, *_NODE_PACKAGES) / script)
 
 
 @pytest.mark.parametrize("script", _names(_CLIENTS, "sh"))
@@ -92,7 +92,7 @@ def test_python_examples(server: ServerProcess, program: str) -> None:
 
 @pytest.mark.parametrize("program", _names(_EXAMPLES / "node", "mjs"))
 def test_node_examples(server: ServerProcess, program: str) -> None:
-    _run_example(server, "node", node_scripts(_EXAMPLES / "node", *_NODE_PACKAGES) / program)
+    _run_example(server, node(), node_scripts(_EXAMPLES / "node", *_NODE_PACKAGES) / program)
 
 
 @pytest.mark.parametrize("program", _names(_EXAMPLES / "curl", "sh"))
