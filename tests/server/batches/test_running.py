@@ -36,7 +36,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 class _Waits:
-    """A sleep that takes no time, and does something once."""
+    """A sleep that takes no time, and does something."""
 
     def __init__(self, then: Any = lambda: None) -> None:
         self.seconds: list[float] = []
@@ -45,6 +45,7 @@ class _Waits:
     async def __call__(self, seconds: float) -> None:
         self.seconds.append(seconds)
         self._then()
+        await asyncio.sleep(0)  # what it waits for gets its turn
 
 
 def _context(client: FakeClient, **options: object) -> ServerContext:

@@ -39,7 +39,7 @@ def test_changes_are_compared_with_the_largest_load() -> None:
 
 
 def test_a_change_whose_requests_do_not_fit_says_so() -> None:
-    longer = plan(input="600", slo="request=100s").changes[1]
+    longer = plan(input="600", slo="request=10s").changes[1]
     assert longer.name == "prompts of 1200 tokens"
     assert longer.failure is not None
     assert "refused" in longer.failure
