@@ -128,6 +128,7 @@ class _Run:
             self._write()
             raise
         except EngineStopped:
+            self._write()
             raise StartupError("the engine was stopped; run the same command to continue") from None
 
     async def with_client(self) -> int:

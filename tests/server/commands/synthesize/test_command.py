@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.errors import OptionError, StartupError
-from server.commands.synthesize import answering, http_client
+from engine.errors import EngineStopped, OptionError, StartupError
+from server.commands.synthesize import answering, command, http_client
 from server.commands.synthesize.answering import Store, TeacherAnswerer
 from server.commands.synthesize.command import run
 from server.commands.synthesize.http_client import SynthesisClient
@@ -111,6 +111,33 @@ def test_a_stopped_run_continues_where_it_was(
     assert _run("--lines", "6", "--wave", "2") == 0
     assert (folder / "out.jsonl").read_bytes() == resumed
     assert json.loads((folder / "report.json").read_bytes())["num_kept"] == 6
+
+
+@pytest.mark.usefixtures("teacher")
+def test_a_stopped_engine_leaves_the_lines_that_were_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine(TeacherAnswerer):
+        """Answers as the teacher does, until the third wave."""
+
+        def __init__(self, _context: object) -> None:
+            super().__init__(SynthesisClient("http://teacher", None, key_source=""), 1)
+            self.num_steps = 0
+
+        async def answer(self, requests: Sequence[StepRequest], store: Store) -> None:
+            self.num_steps += 1
+            if self.num_steps > 4:
+                raise EngineStopped("the server is being stopped")
+            await super().answer(requests, store)
+
+    async def run_alone(*arguments: Any, remedy: str) -> Any:
+        assert remedy
+        return await arguments[-1](None)
+
+    monkeypatch.setattr(command, "run_alone", run_alone)
+    monkeypatch.setattr(answering, "EngineAnswerer", Engine)
+    arguments = ["mine.yaml", "--input", "seeds.txt", "--out", "out.jsonl", "--model", "m", "--lines", "6"]
+    with pytest.raises(StartupError, match="the engine was stopped; run the same command to continue"):
+        run([*arguments, "--wave", "2"])
+    assert (folder / "out.jsonl").read_bytes().count(b"\n") == 4
 
 
 @pytest.mark.usefixtures("folder")
