@@ -1,15 +1,18 @@
 """Checks of a step's answers, each with the reason for which an answer is dropped."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from server.data.words import normalized, shared_in_order, words_of
+from server.data.words import UNSPACED, normalized, shared_in_order, words_of
 from server.synthesis.variables import Values, variable_text
 
-_SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟", "۔")
-_CLOSING = "\"'”’»›」』)]*_`"
+_SENTENCE_ENDS = (*".!?…‽‼⁇⁈⁉", *"。．！？｡", *"؟۔।॥։።፧")
+_CLOSING = " \t\n\"'”’»›」』）】》*_`"  # after the end of a sentence
+_WHOLE = (")", "]", "}", ";", "```")  # ends of lists, JSON and code
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _NEAR_LIMIT = 0.05  # of a maxLength: about a word of the texts for which recipes have one
 
 
@@ -151,15 +154,26 @@ def cut_fault(most_characters: Mapping[str, int], values: Values) -> str | None:
     """Return the reason to drop an answer with a text that its maxLength cut off, or None.
 
     A grammar closes such a text in the middle of a sentence. It may do so a few characters before the limit, if no word
-    fits into the rest, so a text near its limit is also dropped unless it ends a sentence. most_characters: by field.
+    fits into the rest, so a text near its limit is also dropped unless its end is that of a whole text.
+    most_characters: by field.
     """
     for name, most in most_characters.items():
         text = values[name]
         if not isinstance(text, str) or len(text) < most - int(most * _NEAR_LIMIT):
             continue
-        if len(text) >= most or not text.rstrip(_CLOSING).endswith(_SENTENCE_ENDS):
+        if len(text) >= most or not _ends_whole(text):
             return f"{name} is cut off"
     return None
+
+
+def _ends_whole(text: str) -> bool:
+    """Return whether a text ends as sentences, code or JSON do, in an emoji, or in a script without blanks, where a
+    character always fits into the rest."""
+    sentence = text.rstrip(_CLOSING)
+    if not sentence or text.endswith(_WHOLE) or sentence.endswith(_SENTENCE_ENDS):
+        return True
+    last = sentence.rstrip("\ufe0f")[-1:]  # which makes an emoji of a symbol
+    return _UNSPACED.match(last) is not None or unicodedata.category(last or " ") in ("So", "Sk")
 
 
 def first_fault(checks: Sequence[AnyCheck], values: Values, pool: Pool) -> str | None:

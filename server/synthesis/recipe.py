@@ -100,9 +100,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def most_characters(self) -> dict[str, int]:
-        """The maxLength of the fields that have one, where the grammar ends a text."""
-        given = {name: each.get("maxLength") for name, each in self.fields.items() if not isinstance(each, str)}
-        return {name: most for name, most in given.items() if isinstance(most, int)}
+        """The maxLength of the fields that have one, where the grammar ends a text; not of codes of a fixed length."""
+        given = {name: each for name, each in self.fields.items() if not isinstance(each, str)}
+        limits = {name: each.get("maxLength") for name, each in given.items() if "enum" not in each}
+        return {
+            name: most
+            for name, most in limits.items()
+            if isinstance(most, int) and given[name].get("minLength") != most
+        }
 
     @property
     def schema(self) -> dict[str, Any]:

@@ -70,6 +70,15 @@ def test_new_texts_are_kept_apart_from_all_before() -> None:
         ("a" * 96, True),  # no word that the model wanted fits into the rest
         ("a" * 96 + '."', False),
         ("水" * 96 + "。", False),
+        ("a" * 90 + " (a list)", False),
+        ("def f(x):\n" + "x" * 84 + "\n```", False),
+        ('{"a": "' + "b" * 89 + '"}', False),
+        ("a" * 96 + " 👍🏽", False),
+        ("a" * 95 + " ❤\ufe0f", False),
+        ("ế" * 96, True),  # Vietnamese has blanks
+        ("ไ" * 99, False),  # Thai has no sign for the end of a sentence
+        ("水" * 99, False),
+        ("水" * 100, True),
         ("a" * 94, False),
         (7, False),
     ],
