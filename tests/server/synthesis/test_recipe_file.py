@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import OptionError
+from server.synthesis.checks import Length
+from server.synthesis.recipe import Step
 from server.synthesis.recipe_file import built_in_recipes, load_recipe
 from server.synthesis.variables import filled
 from tests.helpers.synthesis import RECIPE
@@ -17,6 +19,23 @@ def test_built_in_recipes_are_valid(name: str) -> None:
     recipe, path = load_recipe(name, {})
     assert recipe.name == name == path.stem
     assert recipe.description
+
+
+@pytest.mark.parametrize("name", list(built_in_recipes()))
+def test_built_in_fields_have_room_for_as_many_words_as_their_checks_allow(name: str) -> None:
+    recipe, _ = load_recipe(name, {})
+    for step in recipe.steps:
+        most_words = {check.field: check.most for check in step.checks if isinstance(check, Length)}
+        for field, most in step.most_characters.items():
+            assert most >= 7 * most_words.get(field, 0)
+
+
+def test_codes_of_a_fixed_length_have_no_limit_that_cuts_them_off() -> None:
+    code = {"type": "string", "minLength": 5, "maxLength": 5}
+    kind = {"type": "string", "enum": ["short", "long"], "maxLength": 5}
+    text = {"type": "string", "minLength": 1, "maxLength": 5}
+    step = Step(name="ask", prompt="?", fields={"code": code, "kind": kind, "text": text, "number": "integer"})
+    assert step.most_characters == {"text": 5}
 
 
 @pytest.mark.parametrize(
