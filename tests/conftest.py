@@ -4,8 +4,8 @@
 files are not even imported, which would load torch, and importing torch is an error. In every run it is an error for a
 fast test to start a process.
 
-`make test` divides the files among as many processes as there are CPUs (pytest-xdist), in the order of their names. All
-of `e2e` is one piece, since its tests share a server; it begins early, for it is the longest.
+`make test` divides the files among one process more than there are CPUs (pytest-xdist), in the order of their names.
+All of `e2e` is one piece, since its tests share a server; it begins early, for it is the longest, and often waits.
 """
 
 import gc
@@ -44,9 +44,11 @@ _WORKER_BYTES = 4 << 30  # a process's models of tests, and a server beside it
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Processes for `--numprocesses auto`: one a CPU that may be used and that there is memory for."""
+    """Processes for `--numprocesses auto`: one more than the CPUs that may be used, for one waits for its servers,
+    as far as there is memory for them."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(len(allowed_cpus()), int(cpu_quota() or sys.maxsize), memory_bytes // _WORKER_BYTES))
+    num_cpus = min(len(allowed_cpus()), int(cpu_quota() or sys.maxsize))
+    return max(1, min(num_cpus + 1, memory_bytes // _WORKER_BYTES))
 
 
 @pytest.hookimpl(optionalhook=True)
