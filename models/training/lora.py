@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from models.decoder import Decoder
-from models.errors import ModelError
+from models.errors import ModelError, SettingError
 from models.families.module_names import NamedLinear
 from models.families.name_map import Rules
 from models.families.transforms import transpose
@@ -98,7 +98,7 @@ class Lora:
         """Give every linear layer of `decoder` a gradient for its input, and the targets of `shape` trainable pairs.
 
         rules: the family's rules for tensor names in safetensors. As in PEFT, A is random, by `seed`, and B is zero.
-        Raises ModelError for targets that the model does not have.
+        Raises SettingError for targets that the model does not have.
         """
         self.shape = shape
         self.is_transposed = False  # whether transformers stores the matrices as [in, out], which PEFT must know
@@ -179,7 +179,7 @@ def frozen_weight(layer: Linear) -> FrozenWeight:
 def _select(named: dict[str, list[NamedLinear]], targets: Sequence[str]) -> dict[str, list[NamedLinear]]:
     known = layer_kinds(named)
     if unknown := [target for target in targets if target not in known]:
-        raise ModelError(
+        raise SettingError(
             f"the model has no linear layers called {unknown[0]} that can be trained; it has {', '.join(known)}"
         )
     if not targets:
@@ -191,7 +191,7 @@ def _select(named: dict[str, list[NamedLinear]], targets: Sequence[str]) -> dict
 def values_per_rank(decoder: Decoder, rules: Rules, targets: Sequence[str]) -> int:
     """Return how many numbers a Lora of rank 1 trains; proportional to the rank. decoder: also one without weights.
 
-    Raises ModelError for targets that the model does not have.
+    Raises SettingError for targets that the model does not have.
     """
     layers = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
     named = _select(trainable_layers(decoder, rules), targets)

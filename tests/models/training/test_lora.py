@@ -13,7 +13,7 @@ from models.adapters.read import read_adapter
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.errors import ModelError
+from models.errors import ModelError, SettingError
 from models.families.registry import family_of
 from models.kernels.cpu.library import required_library
 from models.linear.storage import WeightOptions
@@ -226,7 +226,7 @@ def test_only_the_targets_are_trained_and_unknown_ones_are_refused(folder: Path)
 
     assert {pair.name.rpartition(".")[2] for pair in lora.matrices()} == {"q_proj", "down_proj"}
     decoder = load_folder(folder, torch.float32, TrainAttention(ReferenceAttention()))
-    with pytest.raises(ModelError, match="called qproj that can be trained; it has down_proj, gate_proj"):
+    with pytest.raises(SettingError, match="called qproj that can be trained; it has down_proj, gate_proj"):
         Lora(decoder, names, LoraShape(4, 8.0, ("qproj",)), 0)
 
 
