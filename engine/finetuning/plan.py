@@ -73,6 +73,7 @@ def plan_training(folder: JobFolder) -> TrainingPlan:
         num_values=num_values,
         num_parameters=num_parameters,
         num_multiplied=num_multiplied,
+        width=decoder.spec.hidden_size,
         weight_bytes=skeleton.weight_bytes,
         state_bytes=memory.state,
         activation_bytes=memory.activations,

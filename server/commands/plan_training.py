@@ -57,11 +57,13 @@ def run_training(argv: Sequence[str]) -> int:
         return 0
     if namespace.model is None or namespace.train is None:
         raise OptionError("MODEL or the file of --train is missing; usage: headrace plan MODEL --train FILE")
+    speed = None
+    if namespace.like is not None:
+        speed = measured_speed(JobFolder(Path(namespace.like).expanduser() / "job"), namespace.model)
     try:
         plan = _plan(namespace)
     except StartupError as error:  # all are of options or files
         raise OptionError(str(error)) from error
-    speed = None if namespace.like is None else measured_speed(JobFolder(Path(namespace.like).expanduser() / "job"))
     sys.stdout.write(training_report(plan, speed))
     return NOTHING_FITS if plan.needed_bytes > plan.free_bytes else 0
 

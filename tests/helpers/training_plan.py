@@ -13,6 +13,7 @@ PLAN = TrainingPlan(
     num_values=800_000,
     num_parameters=100_000_000,
     num_multiplied=80_000_000,
+    width=576,
     weight_bytes=1 << 30,
     state_bytes=1 << 29,
     activation_bytes=1 << 29,

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
 
 from engine.command_io.finetuning.events import parse_events
-from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.finetuning.job import FinetuningJob, JobFolder
 from engine.command_io.finetuning.plan import TrainingPlan
 from engine.errors import OptionError
 from engine.wording import counted, duration, gib
@@ -116,18 +119,29 @@ def _capacity(plan: TrainingPlan) -> str:
     fits = f"Adapter: rank {plan.lora_rank} holds about {held:,} bits, and the file teaches about {wanted:,}"
     if held >= wanted:
         return f"{fits}: it is large enough (rules of thumb: {_BITS_OF_VALUE} bits a number, {_BITS_OF_TOKEN} a token)"
-    return (
-        f"{fits}: it is too small for all of it; --lora-rank {math.ceil(plan.lora_rank * wanted / held)} would hold it"
-    )
+    rank = math.ceil(plan.lora_rank * wanted / held)
+    if rank > plan.width:
+        return (
+            f"{fits}: it is too small for all of it, and so is any rank: above {plan.width:,}, the model's width, one "
+            "adds nothing; train on fewer examples, or choose a larger model"
+        )
+    memory = gib(plan.bytes_with_rank(rank))
+    return f"{fits}: it is too small for all of it; --lora-rank {rank} would hold it, with {memory} of memory"
 
 
-def measured_speed(folder: JobFolder) -> float:
-    """Return the tokens per second of a job's steps. Raises OptionError for a folder without steps."""
+def measured_speed(folder: JobFolder, model: str) -> float:
+    """Return the tokens per second of a job's steps. Raises OptionError for a folder without steps, or if the job
+    trained another model by the name of its file or folder, which may be elsewhere than `model` is."""
     try:
+        trained = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob).engine.model
         steps = [event.data for event in parse_events(folder.events.read_bytes()) if event.kind == "metrics"]
         tokens, seconds = sum(each["tokens"] for each in steps), sum(each["step_s"] for each in steps)
-    except (OSError, KeyError, TypeError) as error:
-        raise OptionError(f"--like: {folder.events} cannot be read ({error}); give the --out of a job") from error
+    except (OSError, KeyError, TypeError, msgspec.DecodeError) as error:
+        raise OptionError(f"--like: {folder.path} cannot be read ({error}); give the --out of a job") from error
+    if Path(trained).name != Path(model).name:
+        raise OptionError(
+            f"--like: the job in {folder.path} trained {trained}, not {model}; give a job of the same model"
+        )
     if not tokens or not seconds:
         raise OptionError(f"--like: {folder.events} has no steps of training; give the --out of a job that has trained")
     return float(tokens / seconds)
