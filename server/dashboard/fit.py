@@ -17,8 +17,9 @@ def fit_of(model: ServedModel, now_ms: float) -> Fit | None:
     if info is None or info.pooling is not None or model.client.status().state is not EngineState.READY:
         return None
     stats, pace = live.last_step, live.pace
-    mean_s = live.requests.answers.seconds
-    request_tokens = round(live.requests.answers.tokens or _DEFAULT_TOKENS)
+    answers = live.requests.answers
+    mean_s, prompt_tokens, output_tokens = answers.seconds, answers.prompt_tokens, answers.output_tokens
+    request_tokens = round((prompt_tokens or 0) + (output_tokens or 0)) or _DEFAULT_TOKENS
     total = stats.blocks_total or info.num_blocks
     free_tokens = max(0, total - stats.blocks_used) * info.block_size
     first_token_s, seen_gap_s = _seen(live.requests.latencies(now_ms))
@@ -45,6 +46,8 @@ def fit_of(model: ServedModel, now_ms: float) -> Fit | None:
         slots=info.max_num_seqs,
         free_tokens=free_tokens,
         request_tokens=request_tokens,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
         first_token_s=first_token_s,
         open_first_token_s=open_first_token_s,
         seen_gap_s=seen_gap_s,

@@ -28,19 +28,27 @@ class AnswerMeans:
         last = self._minutes[-1]
         last.answers += 1
         last.seconds += time.monotonic() - record.arrival_s
-        last.tokens += record.counted_prompt_tokens + record.output_tokens
+        last.prompt_tokens += record.counted_prompt_tokens
+        last.output_tokens += record.output_tokens
 
     @property
     def seconds(self) -> float | None:
         """Mean time of an answer, from the request's arrival to its end."""
-        minutes = self._recent()
-        return sum(each.seconds for each in minutes) / sum(each.answers for each in minutes) if minutes else None
+        return self._mean(lambda minute: minute.seconds)
 
     @property
-    def tokens(self) -> float | None:
-        """Mean number of tokens of a request: its prompt and its answer."""
+    def prompt_tokens(self) -> float | None:
+        """Mean number of tokens of a prompt."""
+        return self._mean(lambda minute: minute.prompt_tokens)
+
+    @property
+    def output_tokens(self) -> float | None:
+        """Mean number of tokens of an answer."""
+        return self._mean(lambda minute: minute.output_tokens)
+
+    def _mean(self, value_of: "Callable[[_Minute], float]") -> float | None:
         minutes = self._recent()
-        return sum(each.tokens for each in minutes) / sum(each.answers for each in minutes) if minutes else None
+        return sum(map(value_of, minutes)) / sum(each.answers for each in minutes) if minutes else None
 
     def _recent(self) -> "list[_Minute]":
         if not self._minutes or self._minutes[-1].number <= int(self._clock() // _MINUTE_S) - _NUM_MINUTES:
@@ -52,5 +60,5 @@ class AnswerMeans:
 class _Minute:
     def __init__(self, number: int) -> None:
         self.number = number
-        self.answers = self.tokens = 0
+        self.answers = self.prompt_tokens = self.output_tokens = 0
         self.seconds = 0.0

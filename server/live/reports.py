@@ -14,9 +14,10 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     between tokens that clients see: 90th percentiles of the requests that ended in the last five minutes.
     open_first_token_s, open_gap_s: the same of the open requests, so far; first tokens only if they are waited for, or
     came within the last minute. free_tokens: room in the KV cache, also in blocks that are cached for later.
-    request_tokens, answer_s: means of the last five minutes in which anything was answered. most_quick: the highest
-    number of concurrent requests that had at most 0.1 s between tokens. users: how many users such a number serves if
-    each pauses 45 s between answers of answer_s; null before any answer, and while clients wait longer than the limits.
+    request_tokens, prompt_tokens, output_tokens, answer_s: means of the last five minutes in which the model answered;
+    request_tokens is 1000 before. most_quick: the highest number of concurrent requests that had at most 0.1 s between
+    tokens. users: how many users such a number serves if each pauses 45 s between answers of answer_s; null before any
+    answer, and while clients wait longer than the limits.
     prompt_token_s, decode_step_s: measured at the start, 0: unknown. predicted_s, measured_s, error_s: sums over the
     last hour's steps, as the step budget expected them, as they were, and of the absolute differences.
     """
@@ -28,6 +29,8 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     free_tokens: int
     request_tokens: int
+    prompt_tokens: float | None
+    output_tokens: float | None
     first_token_s: float | None
     open_first_token_s: float | None
     seen_gap_s: float | None

@@ -18,10 +18,12 @@ class _Clock:
         return self.now_s
 
 
-def _record(key: str | None = "ann", status: int = 200, output_tokens: int = 5) -> RequestRecord:
+def _record(
+    key: str | None = "ann", status: int = 200, output_tokens: int = 5, prompt_tokens: int = 20
+) -> RequestRecord:
     record = RequestRecord("r", "POST", lambda _: None)
     record.key_name, record.status, record.output_tokens = key, status, output_tokens
-    record.counted_prompt_tokens, record.cached_tokens, record.has_started = 20, 10, True
+    record.counted_prompt_tokens, record.cached_tokens, record.has_started = prompt_tokens, 10, True
     return record
 
 
@@ -227,20 +229,20 @@ def test_the_rate_of_texts_is_of_the_last_ten_seconds() -> None:
 def test_the_means_are_of_the_last_five_minutes_with_answers() -> None:
     clock = _Clock()
     means = AnswerMeans(clock)
-    assert (means.seconds, means.tokens) == (None, None)
+    assert (means.seconds, means.prompt_tokens, means.output_tokens) == (None, None, None)
     means.add(_record(output_tokens=500))
     clock.now_s += 300
-    means.add(_record(output_tokens=5))
+    means.add(_record(output_tokens=5, prompt_tokens=30))
     clock.now_s += 180
     means.add(_record(output_tokens=15))
     means.add(_record(status=400))
     means.add(_record(output_tokens=0))
-    assert means.tokens == (25 + 35) / 2
+    assert (means.prompt_tokens, means.output_tokens) == ((30 + 20) / 2, (5 + 15) / 2)
     assert means.seconds is not None
     clock.now_s += 3000
-    assert means.tokens == (25 + 35) / 2
+    assert (means.prompt_tokens, means.output_tokens) == ((30 + 20) / 2, (5 + 15) / 2)
     clock.now_s += 3600
-    assert (means.seconds, means.tokens) == (None, None)
+    assert (means.seconds, means.prompt_tokens, means.output_tokens) == (None, None, None)
 
 
 def test_predicted_steps_are_of_the_last_hour() -> None:

@@ -137,7 +137,9 @@ async def test_the_figures_of_a_model_are_of_its_own_answers() -> None:
         for model, prompt in (("a", "Hi"), ("b", "Hello you")):
             await api.post("/v1/completions", json={"model": model, "prompt": prompt, "max_tokens": 20})
     first, second = (await _report(app))["fits"]
-    assert second["request_tokens"] - first["request_tokens"] == len("Hello you") - len("Hi")
+    assert second["prompt_tokens"] - first["prompt_tokens"] == len("Hello you") - len("Hi")
+    for fit in (first, second):
+        assert fit["request_tokens"] == fit["prompt_tokens"] + fit["output_tokens"]
 
 
 @pytest.mark.parametrize(

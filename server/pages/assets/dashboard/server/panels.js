@@ -87,7 +87,7 @@ function showFits() {
     h("ul", { class: "plain-list" }, reasons.map((reason) => h("li", {}, reason))),
     users ? h("p", { class: "muted small" }, users) : null)) : [h("p", { class: "empty" }, "No model is loaded.")]));
   byId("plans").hidden = report.fits.length === 0;
-  place(byId("plans"), report.fits, ({ model }) => model, ({ model }, old) => old ?? planPart(model, () => ({ fit: report.fits.find((each) => each.model === model), hour: report.hour })), "");
+  place(byId("plans"), report.fits, ({ model }) => model, ({ model }, old) => old ?? planPart(model, () => report.fits.find((each) => each.model === model)), "");
   const costs = report.fits.map((fit) => [fit.model, costWords(fit)]).filter(([, text]) => text);
   byId("costs").replaceChildren(...costs.map(([model, text]) => h("p", { class: "muted small" }, `${costs.length > 1 ? `${model}: ` : ""}${text}`)));
 }

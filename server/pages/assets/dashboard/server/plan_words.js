@@ -4,25 +4,21 @@ import { count } from "../../shared/count.js";
 
 const LIMITS = "ttft=2s,tpot=100ms"; // those of "Would one more user fit?"
 
-/** Mean tokens of the last hour's answered requests of all models: {input, output}; null if nothing was answered. */
-export function meanLengths({ buckets }) {
-  const uses = buckets.flatMap(({ keys }) => Object.values(keys));
-  const sum = (valueOf) => uses.reduce((total, use) => total + valueOf(use), 0);
-  const answered = sum(({ requests, refused }) => requests - refused);
-  const mean = (name) => Math.max(1, Math.round(sum((use) => use[name]) / answered));
-  return answered > 0 && sum((use) => use.output_tokens) > 0 ? { input: mean("prompt_tokens"), output: mean("output_tokens") } : null;
-}
+/** Mean tokens of the model's latest answered requests, as the plan takes them: {input, output}; null without any. */
+export const meanLengths = ({ prompt_tokens: prompt, output_tokens: output }) =>
+  output == null ? null : { input: Math.max(1, Math.round(prompt)), output: Math.max(1, Math.round(output)) };
 
 /** The request for the plan of a model whose open requests are its users. */
 export const planPath = ({ model, running, waiting }, { input, output }) =>
   `v1/plan?${new URLSearchParams({ model, input, output, concurrency: Math.max(1, running + waiting), slo: LIMITS })}`;
 
-/** Whether one more user fits by the plan, as a sentence. numUsers: those that the plan was asked for; it takes no 0. */
+/** Whether one more user fits by the plan, as a sentence. numUsers: the open requests; a plan of 0 is one of 1. */
 export function planWords(plan, numUsers) {
   const most = plan.largest?.amount ?? 0;
   const fits = numUsers ? plan.one_more_fits : most >= 1;
   const room = most ? `up to ${count(most, "user")} without pauses get first tokens within 2 s and further ones within 100 ms (95 of 100 requests)` : "no user keeps the limits";
-  return `By the plan, one more than the ${count(numUsers, "user")} of now ${fits ? "fits" : "does not fit"}: ${room}; ${plan.limit}.`;
+  const user = numUsers ? `one more user beside ${count(numUsers, "open request")}` : "a user";
+  return `By the plan, ${user} ${fits ? "fits" : "does not fit"}: ${room}; ${plan.limit}.`;
 }
 
 const ms = (s) => `${s < 0.1 ? Number((s * 1000).toPrecision(2)) : Math.round(s * 1000)} ms`;
