@@ -9,6 +9,7 @@ All of `e2e` is one piece, since its tests share a server; it begins early, for 
 """
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from engine.child_processes.log_format import FORM_VARIABLE, LEVEL_VARIABLE, StderrHandler
 from models.system.cores import allowed_cpus, cpu_quota
 
 # For torch in this process: models are tiny, and several threads for an operator of theirs cost more than they save.
@@ -38,6 +40,9 @@ gc.disable()
 _MARK = "pytestmark = pytest.mark.fast"
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _running: list[bool] = []  # whether the test that runs is fast; tests of pytest itself run others inside
+
+# Of loggers whose level --log-level sets.
+_LEVELS = {logging.getLogger(name): logging.getLogger(name).level for name in (None, "uvicorn", "httpx")}
 
 _WORKER_BYTES = 4 << 30  # a process's models of tests, and a server beside it
 
@@ -92,11 +97,17 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
-    """Take back threads that a test gave torch, as commands and benchmarks do that run in this process: with several,
-    its products are slower here, and repeat no bits."""
+    """Take back what commands and benchmarks leave that run in this process. Torch's products are slower here with the
+    threads that they gave it, and repeat no bits. By the log's level and form, what later tests log would depend on the
+    order of the files."""
     num_threads = int(os.environ["OMP_NUM_THREADS"])
     if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != num_threads:
         torch.set_num_threads(num_threads)
+    for name in (LEVEL_VARIABLE, FORM_VARIABLE):
+        os.environ.pop(name, None)
+    for logger, level in _LEVELS.items():
+        logger.setLevel(level)
+    logging.root.handlers[:] = [each for each in logging.root.handlers if not isinstance(each, StderrHandler)]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -4,27 +4,14 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
 
 import pytest
 
-from engine.child_processes.log_format import FORM_VARIABLE, LogFormat, configure_logging, with_fields
+from engine.child_processes.log_format import LogFormat, configure_logging, with_fields
 
 pytestmark = pytest.mark.fast
 
 logger = logging.getLogger("test.log")
-
-
-@pytest.fixture(autouse=True)
-def _root_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv(FORM_VARIABLE, "text")
-    root = logging.getLogger()
-    handlers = root.handlers[:]
-    levels = {logging.getLogger(name): logging.getLogger(name).level for name in (None, "uvicorn", "httpx")}
-    yield
-    root.handlers[:] = handlers
-    for each, level in levels.items():
-        each.setLevel(level)
 
 
 def _line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:

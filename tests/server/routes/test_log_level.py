@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,13 +17,9 @@ pytestmark = pytest.mark.fast
 
 
 @pytest.fixture(autouse=True)
-def _level_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _info(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LEVEL_VARIABLE, "info")
-    levels = {name: logging.getLogger(name).level for name in (None, "uvicorn", "httpx")}
     logging.getLogger().setLevel(logging.INFO)
-    yield
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
 
 
 async def test_the_level_is_told_and_changed_for_both_processes(caplog: pytest.LogCaptureFixture) -> None:
