@@ -8,6 +8,7 @@ MODEL    ?=
 ARGS     ?=
 LOCK     ?= deploy/requirements.lock
 INDEX    ?=
+BASE     ?=
 SBOM     ?= sbom.json
 
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ UV_LOCK = $(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --
 	--constraint $(VENV)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-integrations test-long test-fleet soak fuzz lint kernels format docs site lock sbom clean
+.PHONY: help serve test test-fast test-integrations test-long test-fleet test-image soak fuzz lint kernels format docs site lock sbom clean
 
 help: ## Show this text
 	@echo 'usage: make TARGET [MODEL=...] [ARGS="--port 9000 ..."] [PYTHON=python3.12] [PIP_ARGS=...]'
@@ -30,7 +31,7 @@ serve: $(VENV)/.installed ## Serve MODEL (default: the demo model) with the opti
 
 test: ## Lint, check types and run every test (the end-to-end tests take the demo model)
 	@$(MAKE) --no-print-directory --jobs=2 lint kernels
-	$(BIN)/python -m pytest -m "not long and not integrations" --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not long and not integrations and not image" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.installed-test ## Run the tests of pure logic, without torch, in a minute or two
 	$(BIN)/python -m pytest -m fast --numprocesses auto --dist loadfile --no-loadscope-reorder
@@ -44,6 +45,12 @@ test-long: $(VENV)/.installed-test ## Run tests of minutes: a context of 131,072
 # Needs Linux, two cores, 4 GB of memory and the ports 8190 and 31000 to 31999. Ray Serve goes to an environment of its own.
 test-fleet: $(FLEET)/.installed ## Kill replicas and engines of a fleet; installs Ray Serve (500 MB; 2 minutes, and as much to install)
 	$(FLEET)/bin/python -m pytest tests/fleet
+
+# Needs Linux, root, 6 GB of disk in ~/.cache/headrace/image, and Debian's buildah, podman, runc and nftables; 8 minutes. The base
+# comes from Docker's registry, or is the root file system in the folder BASE (docs/installation.md makes one); torch is
+# PyTorch's, or a build for CPUs that pip finds here.
+test-image: $(VENV)/.installed-test ## Build the image and serve it; downloads its base (or takes the folder BASE) and torch
+	BASE='$(BASE)' $(BIN)/python -m pytest tests/image -s
 
 soak: $(VENV)/.installed-test ## Load a real server with faults and kills (ARGS="--minutes 60"; default 3) and look for leaks
 	$(BIN)/python -m tests.soak $(ARGS)
