@@ -5,7 +5,6 @@ from pathlib import Path
 
 from models.errors import SourceError
 from models.progress import ProgressReport
-from models.sources import hub_files
 
 _WEIGHTS = "*.safetensors"  # never pickles (*.bin, *.pt)
 # Configuration, the weights' index, and all forms of tokenizers.
@@ -69,6 +68,8 @@ def _download(
 ) -> Path:
     from huggingface_hub import constants, errors, snapshot_download
     from huggingface_hub.utils import disable_progress_bars
+
+    from models.sources import hub_files  # and with it httpx, which a start from local files does not need
 
     disable_progress_bars()  # `progress` reports instead
     where = f"hub repository {repo!r}" + (f" at revision {revision!r}" if revision else "")

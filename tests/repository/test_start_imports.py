@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import msgspec
+import pytest
 
 from engine.config import EngineConfig
 
 _CODE = """
 import json, sys
 import torch
+import engine.startup.build
 from types import SimpleNamespace as Fields
 from engine.process import main
 from models.attention.reference import ReferenceAttention
@@ -36,7 +38,16 @@ assert unpermute_q(torch.empty(32, 3, device="meta"), layer).shape == (32, 3)
 assert ungroup_qkv(torch.empty(64, 3, device="meta"), layer).shape == (64, 3)
 assert record(lambda: torch.empty(4, dtype=torch.int8), Workspace(), None) is not None
 compilers = {"sympy", "torch._dynamo", "triton"}
-print(json.dumps(sorted({*compilers, "transformers", "matplotlib", "pandas"} & set(sys.modules))))
+downloads = {"httpx", "huggingface_hub", "rich", "models.sources.hub_files", "models.sources.wheel_download"}
+print(json.dumps(sorted({*compilers, *downloads, "transformers", "matplotlib", "pandas"} & set(sys.modules))))
+"""
+
+_SERVER = """
+import json, sys
+from server.commands.serve import arguments, command, http_server
+import server.app
+slow = {"torch", "numpy", "gguf", "httpx", "huggingface_hub", "transformers", "matplotlib", "pandas"}
+print(json.dumps(sorted(slow & set(sys.modules))))
 """
 
 _ENGINE = """
@@ -49,8 +60,9 @@ print(ours.recv(1 << 16).decode(errors="replace"), "torch" in sys.modules)
 """
 
 
-def test_loading_and_recording_import_no_compiler() -> None:
-    result = subprocess.run([sys.executable, "-c", _CODE], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("code", [_CODE, _SERVER], ids=["engine", "server"])
+def test_a_start_imports_no_library_that_it_does_not_need(code: str) -> None:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == []
 

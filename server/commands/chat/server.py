@@ -8,8 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-import httpx
-
 from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.errors import StartupError
 from server.commands.child_process import end_process, free_port
@@ -27,6 +25,8 @@ def is_url(text: str) -> bool:
 
 def is_running(url: str = DEFAULT_URL) -> bool:
     """Whether a headrace server answers at `url`."""
+    import httpx  # slow, and `headrace serve` needs only this file's constants
+
     try:
         answer = httpx.get(f"{url}/version", timeout=1.0, trust_env=False)
         return answer.status_code in {200, 401} and "x-request-id" in answer.headers
@@ -74,6 +74,8 @@ def _without_listening(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_ready(url: str) -> bool:
+    import httpx
+
     try:
         return httpx.get(f"{url}/ready", timeout=2.0, trust_env=False).status_code == 200
     except httpx.HTTPError:
