@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 _TRACES_TIMEOUT_S = 3.0  # for sending the rest of the traces
 _STORE_TIMEOUT_S = 3.0  # for storing background responses that were ended
-_GARBAGE = 20_000  # objects made since the last look for garbage; one engine step makes a thousand, all short-lived
+_GARBAGE = 20_000  # new objects between collections: those of imports stay, and a step's thousand are short-lived
 
 
 class ServerLife:
@@ -87,6 +87,7 @@ class ServerLife:
     def create_app(self) -> "FastAPI":
         """Create the application, whose lifespan is this object's. Slow, since it imports the application."""
         self._templates.begin()
+        gc.set_threshold(_GARBAGE, *gc.get_threshold()[1:])
         from server.app import create_app
 
         app = create_app(
@@ -113,7 +114,6 @@ class ServerLife:
         preparing = self.context.workers.run(tokenizer.prepare_for_long_texts, size=tokenizer.vocab_size)
         self._preparing = asyncio.ensure_future(preparing)
         gc.freeze()  # existing objects stay; scanning them for garbage would delay streams
-        gc.set_threshold(_GARBAGE, *gc.get_threshold()[1:])
         return text_model
 
     async def end_requests(self) -> None:
