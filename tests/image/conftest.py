@@ -61,7 +61,10 @@ def _run(command: list[str]) -> str:
 def _base(store: Store) -> str:
     """Return the version of Python of the base, which the store has afterwards."""
     if not _FOLDER:
-        store.buildah("pull", "--policy", "always", _BASE.format(_PYTHON))
+        try:
+            store.buildah("pull", "--policy", "always", _BASE.format(_PYTHON))
+        except subprocess.CalledProcessError:
+            pytest.fail("Docker's registry gives no base; make one (docs/installation.md): make test-image BASE=FOLDER")
         return _PYTHON
     version = _run(
         ["chroot", _FOLDER, "/usr/local/bin/python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
