@@ -33,7 +33,7 @@ from engine.speculation.ngram import MAX_INDEXED_PER_STEP, NgramProposer
 from engine.speculation.settings import AUTO_TOKENS
 from engine.speculation.speculator import Speculator
 
-_BLOCK_SIZE, _MAX_ROWS, _VOCAB_SIZE = 16, 32, 512
+_BLOCK_SIZE, _MAX_ROWS, _VOCAB_SIZE = 16, 256, 512
 _CHUNK = 8192  # tokens of prompts in a step
 _FOREVER = 4096  # tokens of output
 _FIRST_STEPS = 16  # of decoding, which are not measured
@@ -108,7 +108,7 @@ def measure(case: Case, num_sequences: int, context: int, num_steps: int) -> tup
     """Return the microseconds of a decode step, and of building its batch."""
     groups = tuple(KVGroup(_BLOCK_SIZE, window) for window in case.windows)
     runner = LogitsRunner(groups, context + 2 * _FOREVER, is_ahead=case.is_ahead)
-    engine = _engine(case, runner, num_sequences, context)
+    engine = _engine(case, runner, num_sequences, context, num_steps)
     for number in range(num_sequences):
         engine.add(_request(case, number, context, _FOREVER, seed=number))
     started: set[str] = set()
@@ -131,9 +131,12 @@ def measure(case: Case, num_sequences: int, context: int, num_steps: int) -> tup
     return statistics.median(steps_s) * 1e6, statistics.median(batches_s) * 1e6
 
 
-def _engine(case: Case, runner: LogitsRunner, num_sequences: int, context: int) -> Engine:
+def _engine(case: Case, runner: LogitsRunner, num_sequences: int, context: int, num_steps: int) -> Engine:
     max_len = context + 2 * _FOREVER
-    num_blocks = -(-(num_sequences * context + 2 * _FOREVER) // _BLOCK_SIZE) * len(case.windows)
+    # Those that run generate a token in each step, also while the last prompts are computed. One that waits never fits.
+    num_generated = num_steps + 2 * _FIRST_STEPS + -(-num_sequences * context // _CHUNK)
+    num_tokens = num_sequences * context + max(2 * _FOREVER, num_sequences * num_generated)
+    num_blocks = -(-num_tokens // _BLOCK_SIZE) * len(case.windows)
     return Engine(
         EngineConfig(max_model_len=max_len, max_num_batched_tokens=_CHUNK, max_num_seqs=_MAX_ROWS),
         runner,
@@ -165,7 +168,10 @@ def main() -> int:
         for num_sequences in options.sequences:
             for context in options.contexts:
                 step_us, batch_us = measure(CASES[name], num_sequences, context, options.steps)
-                sys.stdout.write(f"  {num_sequences} at {context:,}: {step_us:,.0f}, of which batch {batch_us:,.0f}\n")
+                sys.stdout.write(
+                    f"  {num_sequences} at {context:,}: {step_us:,.0f}, of which batch {batch_us:,.0f};"
+                    f" {step_us / num_sequences:,.1f} a sequence\n"
+                )
                 sys.stdout.flush()
     return 0
 

@@ -48,6 +48,8 @@ class BlockTables:
         first = 0 if group.window is None else group.first_needed_entry(num_computed)
         num_entries = -(-end // size)
         assert num_entries <= min(len(table), self.max_blocks)
+        if row.table is table and row.first == first and row.end == num_entries <= row.num_kept:  # as in most steps
+            return
         is_same = row.table is table and row.first <= first
         changed = max(first, row.num_kept) if is_same else first
         if row.first < first:

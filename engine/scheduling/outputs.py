@@ -16,17 +16,29 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, 
     assert len(row.token_ids) <= item.num_draft + 1
     if row.prompt_logprobs:
         _collect_prompt_logprobs(sequence, item.start, row.prompt_logprobs)
-    num_rejected = item.num_draft + 1 - len(row.token_ids) if item.needs_logits else 0
     new_ids, finish_reason, stop_token_id = _accept(sequence, row.token_ids, eos_token_ids)
-    sequence.num_drafted += item.num_draft
-    sequence.num_draft_accepted += min(item.num_draft - num_rejected, len(new_ids))
-    # A sequence that ends inside an accepted draft has fewer tokens than were computed for it.
-    sequence.num_computed = min(item.start + item.num_new - num_rejected, len(sequence.tokens))
+    num_computed = item.start + item.num_new
+    if item.num_draft:
+        num_rejected = item.num_draft + 1 - len(row.token_ids)
+        sequence.num_drafted += item.num_draft
+        sequence.num_draft_accepted += min(item.num_draft - num_rejected, len(new_ids))
+        # A sequence that ends inside an accepted draft has fewer tokens than were computed for it.
+        num_computed = min(num_computed - num_rejected, len(sequence.tokens))
+    sequence.num_computed = num_computed
     sequence.draft = []
     if not new_ids and finish_reason is None and sequence.num_computed == len(sequence.tokens):
         finish_reason = FinishReason.LENGTH  # max_tokens is 0: the prompt is computed and nothing follows
     if not new_ids and finish_reason is None:
         return _progress_output(sequence)
+    if sequence.has_output and finish_reason is None and not sequence.preempted_s:  # as in most decode steps
+        return RequestOutput(
+            id=sequence.request.id,
+            new_ids=new_ids,
+            logprobs=None if row.logprobs is None else row.logprobs[: len(new_ids)],
+            num_cached_tokens=sequence.num_cached or 0,
+            num_drafted=sequence.num_drafted,
+            num_draft_accepted=sequence.num_draft_accepted,
+        )
     is_first, sequence.has_output = not sequence.has_output, True
     return RequestOutput(
         id=sequence.id,

@@ -72,7 +72,7 @@ class StepPlan:
     @property
     def is_decoding(self) -> bool:
         """Whether every sequence computes one token and its draft, and gets a token."""
-        return all(item.num_new - item.num_draft == 1 and item.needs_logits for item in self.items)
+        return all(needs_logits and num_new - num_draft == 1 for _, _, num_new, num_draft, needs_logits in self.items)
 
 
 class RowResult(NamedTuple):

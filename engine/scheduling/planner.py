@@ -160,14 +160,14 @@ class StepPlanner:
             num_running += 1
             end = start + num_new
             if end + 1 - sequence.num_prompt < sequence.request.sampling.max_tokens:
-                items.append(PlanItem(sequence, end, 1, 0, needs_logits=True))
+                items.append(PlanItem(sequence, end, 1, 0, needs_logits))
                 rows.append(row)
         if not items or num_running < len(lifecycle.running) or len(items) > self.token_budget:
             return None
         if not self._allocate_ahead(items):
             return None
-        for item in items:
-            item.sequence.num_ahead = item.end
+        for sequence, start, *_ in items:
+            sequence.num_ahead = start + 1
         self._num_ahead += 1
         plan = StepPlan(items, kv.take_moves(), token_rows=rows)
         lifecycle.tenants.count_step(plan, ())
@@ -195,7 +195,9 @@ class StepPlanner:
     def _allocate_ahead(self, items: list[PlanItem]) -> bool:
         """Allocate blocks for items, if there are enough without taking any from a running or paused sequence."""
         kv, pool = self._kv, self._kv.pool
-        lacking = [item for item in items if not kv.is_allocated(item.sequence, item.end)]
+        # Each item has one token, which begins a block or lies in that of the token before it.
+        size = kv.smallest_step
+        lacking = [each for each in items if not each.start % size and not kv.is_allocated(each.sequence, each.end)]
         if not lacking:  # as in most steps
             return True
         num_free = pool.num_free - pool.num_protected(is_evicted_first=items[0].sequence.service.is_evicted_first)

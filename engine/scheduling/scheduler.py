@@ -273,13 +273,15 @@ class Scheduler:
         """Apply the plan's result; return one output for each sequence with something to report."""
         now_s = self._clock()
         self._kv.free_held()
+        count_computed = self._lifecycle.tally.count_computed
         for item, row in zip(plan.items, result.rows, strict=True):
-            if item.sequence.status is SequenceStatus.FINISHED:
+            sequence, start, num_new, _, _ = item
+            if sequence.status is SequenceStatus.FINISHED:
                 continue  # it ended in the step before, when this one had been launched
-            if item.sequence.num_ahead and item.sequence.num_ahead == item.end:
-                item.sequence.num_ahead = 0
-            self._lifecycle.tally.count_computed(item.sequence, item.start, item.num_new, now_s)
-            if item.sequence.id not in self._aborts:  # the result of an aborted sequence is dropped
+            if sequence.num_ahead and sequence.num_ahead == start + num_new:
+                sequence.num_ahead = 0
+            count_computed(sequence, start, num_new, now_s)
+            if not self._aborts or sequence.id not in self._aborts:  # the result of an aborted sequence is dropped
                 self._apply(item, row, now_s)
         self._finish_aborted()
         self._finish_due()  # here too, or it would be reported only after the next step

@@ -45,7 +45,7 @@ class KVManager:
         self.states = BlockPool(config.num_states, on_evicted=self.evicted_states.add)
         self._groups = groups = config.kv_groups
         self._unit = prefix_unit(groups)
-        self._smallest_step = smallest_step(groups)
+        self.smallest_step = smallest_step(groups)
         self._enable_prefix_caching = config.enable_prefix_caching
         self._pools = [self.states if group.is_state else self.pool for group in groups]
         self.capacity = KVCapacity(groups, self._pools, self.pool, self.states)
@@ -194,7 +194,7 @@ class KVManager:
     def max_tokens_that_fit(self, sequence: Sequence, num_tokens: int, *, num_free: int) -> int:
         """Return how many of the first `num_tokens` tokens fit into `num_free` more blocks and the free states."""
         while num_tokens > sequence.num_computed and not self._can_allocate(sequence, num_tokens, num_free):
-            num_tokens = max(sequence.num_computed, (num_tokens - 1) // self._smallest_step * self._smallest_step)
+            num_tokens = max(sequence.num_computed, (num_tokens - 1) // self.smallest_step * self.smallest_step)
         return num_tokens
 
     def _can_allocate(self, sequence: Sequence, num_tokens: int, num_free: int) -> bool:
@@ -228,10 +228,10 @@ class KVManager:
 
     def trim(self, sequence: Sequence, num_tokens: int) -> None:
         """Free the blocks after the first `num_tokens` tokens, such as blocks of rejected drafts."""
-        for group, table, pool in zip(self._groups, sequence.tables, self._pools, strict=True):
-            num_entries = -(-num_tokens // group.block_size)
+        for index, table in enumerate(sequence.tables):
+            num_entries = -(-num_tokens // self._groups[index].block_size)
             if num_entries < len(table):
-                pool.free([block for block in table[num_entries:] if block != NO_BLOCK])
+                self._pools[index].free([block for block in table[num_entries:] if block != NO_BLOCK])
                 del table[num_entries:]
 
     def free(self, sequence: Sequence, *, is_saved: bool = True) -> None:

@@ -47,12 +47,9 @@ class StepTally:
     events: list[SequenceEvent] = field(default_factory=list)
 
     def _of(self, sequence: Sequence) -> ClassTally | None:
-        match sequence.service.counted_as:
-            case CountedAs.CLIENTS:
-                return self.clients
-            case CountedAs.BATCH:
-                return self.batch
-        return None
+        if sequence.service.is_counted:
+            return self.clients
+        return self.batch if sequence.service.counted_as is CountedAs.BATCH else None
 
     def count_computed(self, sequence: Sequence, start: int, num_new: int, now_s: float) -> None:
         """Count the `num_new` tokens of a sequence that were computed from position `start` on."""

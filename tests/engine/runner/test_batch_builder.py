@@ -43,6 +43,30 @@ def test_a_prefill_chunk_and_a_decode_share_a_batch() -> None:
     assert batch.logit_rows.tolist() == [5]
 
 
+def test_decodes_alone_have_the_rows_that_they_have_beside_a_chunk() -> None:
+    groups = (KVGroup(4), KVGroup(2))
+    sequences = _sequence(10, [7, 2, 5]), _sequence(6, [1, 4]), _sequence(3, [3])
+    for sequence in sequences:
+        sequence.tables.append([8, 9, 10, 11, 12])
+    decodes = [PlanItem(each, len(each.tokens) - 1, 1, 0, needs_logits=True) for each in sequences]
+    chunk = PlanItem(_sequence(4, [6]), 0, num_new=2, num_draft=0, needs_logits=False)
+    chunk.sequence.tables.append([13])
+    alone, beside = (build_batch(StepPlan(items), groups, CPU) for items in (decodes, [*decodes, chunk]))
+    ahead = build_batch(StepPlan(decodes, token_rows=[0, 1, 2]), groups, CPU)
+    for batch in (alone, ahead):
+        assert batch.positions.tolist() == beside.positions[:3].tolist() == [9, 5, 2]
+        assert batch.cu_seqlens_q.tolist() == beside.cu_seqlens_q[:4].tolist()
+        assert batch.logit_rows.tolist() == beside.logit_rows.tolist()
+        assert (batch.query_lens, batch.context_lens) == (beside.query_lens[:3], beside.context_lens[:3])
+        for own, other in zip(batch.groups, beside.groups, strict=True):
+            assert isinstance(own, KVGroupBatch)
+            assert isinstance(other, KVGroupBatch)
+            assert own.slot_mapping.tolist() == other.slot_mapping[:3].tolist()
+            assert own.block_tables.tolist() == other.block_tables[:3].tolist()
+    assert alone.token_ids.tolist() == beside.token_ids[:3].tolist() == [109, 105, 102]
+    assert ahead.token_ids.tolist() == [0, 0, 0]
+
+
 def test_reused_buffers_have_each_batch_at_the_same_place_and_nothing_of_the_last() -> None:
     groups = (KVGroup(4), KVGroup(4, window=5))
     buffers = BatchBuffers(8, BlockTables(groups, 4, 6))
