@@ -42,7 +42,7 @@ test-integrations: $(VENV)/.installed-test ## Run agents and front ends against 
 test-long: $(VENV)/.installed-test ## Run tests of minutes: a context of 131,072 tokens, each kind of layer over HTTP
 	$(BIN)/python -m pytest -m long
 
-# Needs Linux, two cores, 4 GB of memory and the ports 8190 and 31000 to 31999. Ray Serve goes to an environment of its own.
+# Needs Linux, two cores, 4 GB of memory and the ports 8190, 8191 and 31000 to 31999. Ray Serve goes to an environment of its own.
 test-fleet: $(FLEET)/.installed ## Kill replicas and engines of a fleet; installs Ray Serve (500 MB; 2 minutes, and as much to install)
 	$(FLEET)/bin/python -m pytest tests/fleet
 

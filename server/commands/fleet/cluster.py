@@ -194,6 +194,8 @@ def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
         graceful_shutdown_timeout_s=server.shutdown_timeout + _DRAIN_SURPLUS_S,
         max_constructor_retry_count=_MOST_ATTEMPTS,
         ray_actor_options={"num_cpus": threads, "num_gpus": fleet.gpus_per_replica},
+        # An update replaces one replica after another. A single one must serve until the next is ready: Ray rounds up.
+        max_surge_percent=1 if fleet.fewest == 1 else 0,
         **number,
     )
     options = HTTPOptions(host=server.host, port=server.port, keep_alive_timeout_s=server.timeout_keep_alive)

@@ -1,0 +1,121 @@
+"""A fleet in a running cluster: it starts there, takes other options without a lost request, and stops.
+
+Run by `make test-fleet`, which installs Ray Serve; skipped where it is not installed.
+"""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.commands.fleet.front import free_ports, front_variables, haproxy_binary, own_front_variables
+from tests.fleet.conftest import MODEL, START_TIMEOUT_S, headrace
+
+_PORT = 8191
+_REPLICA_PORT = 31000
+_URL = f"http://127.0.0.1:{_PORT}"
+
+
+@dataclass
+class Cluster:
+    address: str
+    env: dict[str, str]
+    folder: Path
+
+    def start(self, name: str, *options: str) -> "subprocess.Popen[bytes]":
+        """Run `headrace fleet` in this cluster. Its log is in a file with the name."""
+        sizes = ("--kv-cache-memory-bytes", "64MiB", "--threads", "1", "--shutdown-timeout", "20")
+        ports = ("--port", str(_PORT), "--replica-port", str(_REPLICA_PORT), "--address", self.address)
+        with self.log(name).open("wb") as file:
+            return subprocess.Popen(headrace("fleet", *options, *sizes, *ports), stderr=file, env=self.env)
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def wait_ready(self, name: str, process: "subprocess.Popen[bytes]") -> None:
+        end_s = time.monotonic() + START_TIMEOUT_S
+        while b"ready at" not in self.log(name).read_bytes():
+            assert process.poll() is None, self.log(name).read_text(errors="replace")
+            assert time.monotonic() < end_s, self.log(name).read_text(errors="replace")
+            time.sleep(0.2)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs Ray Serve: make test-fleet")
+    binary = haproxy_binary()
+    assert binary is not None
+    token = tmp_path / "token"
+    token.write_text("a" * 64)
+    env = {**os.environ, **front_variables(_REPLICA_PORT), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    front = tempfile.TemporaryDirectory(prefix="hr-", dir="/tmp", ignore_cleanup_errors=True)  # short: it has sockets
+    env |= own_front_variables(Path(front.name), binary, os.environ)  # so that it meets no other front of this machine
+    (port,) = free_ports(1)
+    ray = Path(sys.executable).parent / "ray"
+    limits = ("--num-cpus", "2", "--object-store-memory", str(100 * 2**20), "--include-dashboard", "false")
+    command = [str(ray), "start", "--head", "--block", "--port", str(port), *limits]
+    with (tmp_path / "ray.log").open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+    try:
+        end_s = time.monotonic() + START_TIMEOUT_S
+        while b"Ray runtime started" not in (tmp_path / "ray.log").read_bytes():
+            assert process.poll() is None, (tmp_path / "ray.log").read_text()
+            assert time.monotonic() < end_s, (tmp_path / "ray.log").read_text()
+            time.sleep(0.2)
+        yield Cluster(f"127.0.0.1:{port}", env, tmp_path)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        front.cleanup()
+        for log in sorted(tmp_path.glob("*.log")):
+            print(log.name, log.read_text(errors="replace"), sep="\n")  # noqa: T201 - shown where a test failed
+
+
+def ask(ended: threading.Event) -> list[str]:
+    """Ask until `ended` is set, one request after another; return what was not answered whole."""
+    body = {"model": MODEL, "prompt": "a", "max_tokens": 30, "ignore_eos": True, "stream": True}
+    failures = []
+    while not ended.is_set():
+        try:
+            response = httpx.post(f"{_URL}/v1/completions", json=body, timeout=120)
+        except httpx.HTTPError as error:
+            failures.append(repr(error))
+            continue
+        if response.status_code != 200 or not response.text.rstrip().endswith("data: [DONE]"):
+            failures.append(f"{response.status_code} {response.text[-300:]}")
+    return failures
+
+
+def test_an_update_loses_no_request(cluster: Cluster, model_folder: Path) -> None:
+    model = str(model_folder)
+    first = cluster.start("first", model, "--served-model-name", MODEL, "--replicas", "2")
+    cluster.wait_ready("first", first)
+    ended = threading.Event()
+    with ThreadPoolExecutor(2) as threads:
+        asking = [threads.submit(ask, ended) for _ in range(2)]
+        try:
+            names = ("--served-model-name", MODEL, "--served-model-name", "renewed")
+            second = cluster.start("second", model, *names, "--replicas", "2")
+            cluster.wait_ready("second", second)
+        finally:
+            ended.set()
+        failures = [each for asked in asking for each in asked.result(180)]
+    assert failures == []
+    for _ in range(4):  # all replicas know the new name
+        body = {"model": "renewed", "prompt": "a", "max_tokens": 2}
+        assert httpx.post(f"{_URL}/v1/completions", json=body, timeout=60).status_code == 200
+    stop = headrace("fleet", "stop", "--address", cluster.address)
+    subprocess.run(stop, check=True, timeout=180, env=cluster.env)
+    assert first.wait(60) == second.wait(60) == 0
