@@ -20,6 +20,7 @@ _FIRST_STEP = 1.25  # from a guess to the next load; then twice as far, and so o
 _RARE = 0.01  # requests in the time of one that is alone
 _LONG = 10  # times of a request alone that requests keep coming at a rate, at least, so that they reach their number
 _MOST_USERS = 1024
+_MOST_PLACES = 16_384  # of all servers: a capacity is found with a user and some requests for each
 _EACH = 3  # counted requests of each user, at least
 _ALONE = 20  # requests, each sent when the last one has ended
 
@@ -95,7 +96,8 @@ class Largest:
 class LoadSearch:
     """Simulates loads of one kind on servers, and finds the largest one that keeps an SLO.
 
-    Raises OptionError if the servers refuse a request, which no load changes.
+    Raises OptionError if the servers refuse a request, which no load changes, or have too many places for a rate to be
+    planned.
     """
 
     def __init__(self, servers: Servers, requests: Requests, kind: LoadKind, slo: SLO) -> None:
@@ -177,7 +179,12 @@ class LoadSearch:
     @cached_property
     def _capacity(self) -> Capacity:
         """The capacity in the middle half of the answers, since there are fewer users before and after."""
-        num_users = self._servers.engine.max_num_seqs * self._servers.replicas
+        slots, replicas = self._servers.engine.max_num_seqs, self._servers.replicas
+        if (num_users := slots * replicas) > _MOST_PLACES:
+            raise OptionError(
+                f"--max-num-seqs is {slots:,} on each of {replicas:,} servers; a rate is planned for at most "
+                f"{_MOST_PLACES:,} requests at once in all; lower --max-num-seqs or --replicas"
+            )
         fleet, fates = self._play_users(num_users, self.alone_s / num_users, self._requests.num_requests)
         ends_s = sorted(each.ended_s for each in fates if each.ended_s is not None)
         low, high = len(ends_s) // 4, len(ends_s) * 3 // 4

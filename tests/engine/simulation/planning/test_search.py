@@ -89,6 +89,20 @@ def test_the_capacity_of_many_servers_has_no_bound_of_users(monkeypatch: pytest.
     assert four.amount == pytest.approx(4 * one.amount, rel=0.1)
 
 
+@pytest.mark.parametrize(("most", "is_refused"), [(16, False), (15, True)])
+def test_a_rate_is_not_planned_for_more_places_than_can_be_played(
+    most: int, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.simulation.planning.search._MOST_PLACES", most)
+    found = search(LoadKind.RATE, "request=1000s", replicas=2)
+    if not is_refused:
+        assert found.largest().trial is not None
+        return
+    with pytest.raises(OptionError, match=r"--max-num-seqs is 8 on each of 2 servers; .* at most 15 requests at once"):
+        found.largest()
+    assert search(LoadKind.CONCURRENCY, "tpot=40ms", replicas=2).largest().trial is not None  # has no such limit
+
+
 def test_the_most_rate_does_not_depend_on_how_many_requests_are_played() -> None:
     """Many places and few requests: a single burst would be computed in one round, with most places empty after it."""
     cheap = dataclasses.replace(EVEN, measured=MeasuredTimes(((1, ROW_S), (64, ROW_S)), ((1, 0.0),), 0.0, 0.0))
