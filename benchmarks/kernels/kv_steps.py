@@ -1,6 +1,6 @@
 """Decode steps of a whole model over each dtype of the KV cache, and their ratios to the cache in bf16.
 
-    .venv/bin/python -m benchmarks.kernels.kv_steps model.gguf [--sequences 8] [--context 4000] [--rounds 20] [--threads 1]
+    .venv/bin/python -m benchmarks.kernels.kv_steps model.gguf [--sequences 8] [--context 4000] [--threads 1]
 
 Steps are forward passes without the engine, over blocks in random order whose contents repeat a short text's. The
 dtypes take turns; a ratio is the median over the rounds.
@@ -53,7 +53,8 @@ def main() -> int:
         ratios = sorted(base / ms for base, ms in zip(times["bfloat16"], each, strict=True))
         ratio = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
         lines.append([name, f"{statistics.median(each):.2f} ms", ratio])
-    sys.stdout.write(f"On {machine_name()}; {options.sequences} sequences of {options.context:,} tokens, {options.threads} threads.\n\n")
+    size = f"{options.sequences} sequences of {options.context:,} tokens, {options.threads} threads"
+    sys.stdout.write(f"On {machine_name()}; {size}.\n\n")
     sys.stdout.write(markdown(["KV cache", "step", "bf16's over it"], lines) + "\n")
     return 0
 

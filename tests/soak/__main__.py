@@ -3,9 +3,10 @@
     python -m tests.soak --minutes 60
 
 It asserts that every request ends in exactly one way, that the counters are the clients' sums, that texts do not depend
-on what happens beside them, that each line of a batch of decisions is answered once, and that memory, descriptors and
-threads of both processes stay flat. Of a process that ran too short for that it says so: the engine is killed in the
-first half of the run alone, and lives on through the second. The batch runs on when the users have gone.
+on what happens beside them, and that memory, descriptors and threads of both processes stay flat. Of a process that ran
+too short for that it says so: the engine is killed in the first half of the run alone, and lives on through the second.
+Each line of a batch of decisions is answered once: it begins on servers that are killed before the users come, runs
+beside them, and ends when they have gone.
 Linux alone.
 """
 
@@ -25,7 +26,7 @@ import httpx
 from tests.helpers.deadline import wait_until
 from tests.helpers.server_process import API_KEY, ServerProcess
 from tests.soak.checks import MAX_DISK_BYTES, Watch, faults_of_run, report, unknowns_of_run
-from tests.soak.decision_batch import begin_decisions, wrong_decisions
+from tests.soak.decision_batch import begin_decisions, wait_answered, wrong_decisions
 from tests.soak.samples import take_sample
 from tests.soak.scenarios import SCENARIOS
 from tests.soak.tally import Tally
@@ -41,6 +42,7 @@ _OPTIONS = ("--dtype", "float32", "--kv-cache-memory-bytes", "128MiB", "--max-nu
 _HANG_TIMEOUT_S = 600
 _REQUEST_TIMEOUT_S = 900
 _SAMPLE_S = 2.0
+_SERVER_KILLS, _LINES_BEFORE_KILL = 2, 200
 _KILL_EVERY_S = 300.0  # no more than three in ten minutes, or the server gives up
 
 logger = logging.getLogger("soak")
@@ -87,18 +89,49 @@ def _engine(server: ServerProcess) -> int | None:
         return None
 
 
-async def _load(
-    server: ServerProcess, watch: Watch, tally: Tally, *, minutes: float, num_users: int, num_decisions: int
-) -> None:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=num_users)
+def _client(server: ServerProcess, num_kept: int | None = None) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=num_kept)
     headers = {"authorization": f"Bearer {API_KEY}"}
-    async with httpx.AsyncClient(
+    return httpx.AsyncClient(
         base_url=server.url, headers=headers, timeout=_REQUEST_TIMEOUT_S, limits=limits, trust_env=False
-    ) as http:
+    )
+
+
+async def _part_of_batch(server: ServerProcess, batch_id: str | None, num_decisions: int) -> str:
+    """Begin the batch if none is given, and wait for some more of its answers; its id."""
+    async with _client(server) as http:
+        batch_id = batch_id or await begin_decisions(http, num_decisions)
+        await wait_answered(http, batch_id, _LINES_BEFORE_KILL)
+    return batch_id
+
+
+def _killed_in_batch(folder: Path, options: tuple[str, ...], faults: str, num_decisions: int) -> str:
+    """Kill servers with SIGKILL while they answer a batch of decisions; its id. The next server goes on with it."""
+    batch_id = None
+    for number in range(_SERVER_KILLS):
+        with ServerProcess(folder / f"killed-{number}.log", *options, faults=faults) as server:
+            server.wait_ready()
+            batch_id = asyncio.run(_part_of_batch(server, batch_id, num_decisions))
+            server.process.kill()
+            server.process.wait()
+    assert batch_id is not None
+    return batch_id
+
+
+async def _load(
+    server: ServerProcess,
+    watch: Watch,
+    tally: Tally,
+    *,
+    minutes: float,
+    num_users: int,
+    batch_id: str,
+    num_decisions: int,
+) -> None:
+    async with _client(server, num_users) as http:
         beside = [asyncio.create_task(_sample(server, watch)), asyncio.create_task(_disturb(server, watch, minutes))]
         until_s = time.monotonic() + minutes * 60
         try:
-            batch_id = await begin_decisions(http, num_decisions)
             await asyncio.gather(*(_use(User(http, tally, seed), until_s) for seed in range(num_users)))
             tally.wrong += await wrong_decisions(http, batch_id, num_decisions)
         finally:
@@ -124,12 +157,13 @@ def main() -> int:
         options = (*options, "--kv-offload-dir", str(Path(folder) / "kv"), "--kv-persist")
         options = (*options, "--kv-offload-max-bytes", str(MAX_DISK_BYTES))
         options = (*options, "--data-dir", str(Path(folder) / "data"), "--engine-hang-timeout", str(_HANG_TIMEOUT_S))
+        batch_id = _killed_in_batch(Path(folder), options, arguments.faults, arguments.decisions)
         with ServerProcess(log, *options, faults=arguments.faults) as server:
             server.wait_ready()
             watch, tally = Watch(), Tally()
             watch.begin(server)
-            load = {"minutes": arguments.minutes, "num_users": arguments.users, "num_decisions": arguments.decisions}
-            asyncio.run(_load(server, watch, tally, **load))
+            batch = {"batch_id": batch_id, "num_decisions": arguments.decisions}
+            asyncio.run(_load(server, watch, tally, minutes=arguments.minutes, num_users=arguments.users, **batch))
             server.wait_ready()
             gauges = ("headrace_num_requests_running", "headrace_num_requests_waiting", "headrace_stream_runs")
             wait_until(lambda: all(server.metric(name) == 0 for name in gauges), "the server is idle")

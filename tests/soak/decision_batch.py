@@ -1,4 +1,4 @@
-"""A batch of decisions beside the users of a soak: each line is answered once, whatever is killed or injected."""
+"""A batch of decisions that outlives killed servers and runs beside a soak's users: each line is answered once."""
 
 import asyncio
 from collections import Counter
@@ -30,6 +30,17 @@ async def begin_decisions(http: httpx.AsyncClient, num_lines: int) -> str:
     body = {"input_file_id": uploaded.json()["id"], "endpoint": "/v1/decisions", "completion_window": "24h"}
     batch_id: str = (await _sent(http, "POST", "/v1/batches", json=body)).json()["id"]
     return batch_id
+
+
+async def wait_answered(http: httpx.AsyncClient, batch_id: str, num_more: int) -> None:
+    """Wait until so many more lines have been answered than at the call, or the batch has ended."""
+    aim = None
+    while (batch := (await _sent(http, "GET", f"/v1/batches/{batch_id}")).json())["status"] in _UNFINISHED:
+        num_answered = batch["request_counts"]["completed"] + batch["request_counts"]["failed"]
+        aim = num_answered + num_more if aim is None else aim
+        if num_answered >= aim:
+            return
+        await asyncio.sleep(_RETRY_S / 10)
 
 
 async def _sent(http: httpx.AsyncClient, method: str, path: str, **request: Any) -> httpx.Response:
