@@ -10,13 +10,13 @@ from tests.helpers.demo_adapters import save_demo_adapter
 from tests.helpers.server_process import ServerProcess
 from tests.integrations.programs import Workplace
 
-CHAT_MODEL, EMBEDDING_MODEL = "demo", "minilm"
+CHAT_MODEL, EMBEDDING_MODEL, ADAPTER = "demo", "minilm", "sql"
 # ADAPTERS: a folder with adapters of the chat model, `sql` and a second version of it.
 _SERVED = f"""
 models:
   {CHAT_MODEL}: {{model: demo, kv-cache-memory-bytes: 512MiB, enable-lora: true, max-lora-rank: 8}}
   {EMBEDDING_MODEL}: "demo:minilm"
-lora-modules: [sql=ADAPTERS/sql]
+lora-modules: [{ADAPTER}=ADAPTERS/sql]
 adapter-dir: ADAPTERS
 finetune-yield: never # at the idle priority, other programs may leave a job nothing
 """

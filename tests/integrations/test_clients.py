@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.repository import ROOT
 from tests.helpers.server_process import API_KEY, ServerProcess
-from tests.integrations.conftest import CHAT_MODEL, EMBEDDING_MODEL
+from tests.integrations.conftest import ADAPTER, CHAT_MODEL, EMBEDDING_MODEL
 from tests.integrations.programs import node, node_scripts, python_program
 
 pytestmark = pytest.mark.integrations
@@ -53,8 +53,8 @@ def _run(*command: str | Path, **environment: str) -> None:
     assert result.returncode == 0, f"{result.stdout[-8000:]}\n{result.stderr[-8000:]}"
 
 
-def _run_client(server: ServerProcess, *command: str | Path) -> None:
-    _run(*command, server.url, API_KEY, CHAT_MODEL, EMBEDDING_MODEL)
+def _run_client(server: ServerProcess, *command: str | Path, model: str = CHAT_MODEL) -> None:
+    _run(*command, server.url, API_KEY, model, EMBEDDING_MODEL)
 
 
 def _run_example(server: ServerProcess, *command: str | Path) -> None:
@@ -65,19 +65,25 @@ def _names(folder: Path, ending: str) -> list[str]:
     return sorted(path.name for path in folder.glob(f"*.{ending}"))
 
 
+def _scripts(ending: str) -> list[tuple[str, str]]:
+    """Return the clients' scripts and the models that they ask; those of decisions ask an adapter, too."""
+    scripts = _names(_CLIENTS, ending)
+    return [(each, CHAT_MODEL) for each in scripts] + [(each, ADAPTER) for each in scripts if "decisions" in each]
+
+
 def client_python(packages: tuple[str, ...] = _PYTHON_PACKAGES) -> Path:
     """Python with the clients."""
     return python_program(packages[0], "python", others=packages[1:])
 
 
-@pytest.mark.parametrize("script", _names(_CLIENTS, "py"))
-def test_python(server: ServerProcess, script: str) -> None:
-    _run_client(server, client_python(_APART.get(script, _PYTHON_PACKAGES)), _CLIENTS / script)
+@pytest.mark.parametrize(("script", "model"), _scripts("py"))
+def test_python(server: ServerProcess, script: str, model: str) -> None:
+    _run_client(server, client_python(_APART.get(script, _PYTHON_PACKAGES)), _CLIENTS / script, model=model)
 
 
-@pytest.mark.parametrize("script", _names(_CLIENTS, "mjs"))
-def test_node(server: ServerProcess, script: str) -> None:
-    _run_client(server, node(), node_scripts(_CLIENTS, *_NODE_PACKAGES) / script)
+@pytest.mark.parametrize(("script", "model"), _scripts("mjs"))
+def test_node(server: ServerProcess, script: str, model: str) -> None:
+    _run_client(server, node(), node_scripts(_CLIENTS, *_NODE_PACKAGES) / script, model=model)
 
 
 @pytest.mark.parametrize("script", _names(_CLIENTS, "sh"))
