@@ -4,10 +4,10 @@
     llama-server -m model.gguf --threads 1 --port 8080
     python -m benchmarks.decisions.rivals http://127.0.0.1:8000 --llama-server http://127.0.0.1:8080
 
-Each round has an input of its own, which every server has computed before the clock starts. Chats are sent together,
-and a JSON schema lets each answer with one of its question's options only. llama-server gets one question after another
-in one slot (`cache_prompt`), and returns the likeliest tokens with their probabilities (`n_probs`), which are of first
-tokens, not of options. The order of the three changes from round to round.
+Each way has an input of its own in a round, which the server has computed before the clock starts. Chats are sent
+together, and in another way in turn; a JSON schema lets each answer with one of its question's options only.
+llama-server gets one question after another in one slot (`cache_prompt`), and returns the likeliest tokens with their
+probabilities (`n_probs`), which are of first tokens, not of options. The order of the ways changes from round to round.
 """
 
 import argparse
@@ -50,10 +50,10 @@ def chat(server: Server, text: str, asked: dict[str, Any]) -> None:
     server.post("/v1/chat/completions", body)
 
 
-def ask_chats(server: Server, text: str, questions: list[dict[str, Any]]) -> float:
+def ask_chats(server: Server, num_together: int, text: str, questions: list[dict[str, Any]]) -> float:
     chat(server, text, question(0, random.Random(0)))
     began_s = time.perf_counter()
-    with ThreadPoolExecutor(len(questions)) as pool:
+    with ThreadPoolExecutor(num_together) as pool:
         list(pool.map(lambda asked: chat(server, text, asked), questions))
     return time.perf_counter() - began_s
 
@@ -87,7 +87,8 @@ def main() -> None:
     server, draw = Server(args.url, None), random.Random(args.seed)
     ways: dict[str, Callable[[str, list[dict[str, Any]]], float]] = {
         "decision": functools.partial(ask_decision, server),
-        "JSON chats": functools.partial(ask_chats, server),
+        "JSON chats together": functools.partial(ask_chats, server, args.questions),
+        "JSON chats in turn": functools.partial(ask_chats, server, 1),
     }
     if args.llama_server:
         client = httpx.Client(base_url=args.llama_server, timeout=3600.0, trust_env=False)
@@ -96,9 +97,9 @@ def main() -> None:
     for num_tokens in args.tokens:
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(args.rounds):
-            text = " ".join(draw.choices(WORDS, k=num_tokens))
             questions = [question(number, draw) for number in range(args.questions)]
             for name in list(ways)[:: 1 if number % 2 else -1]:
+                text = " ".join(draw.choices(WORDS, k=num_tokens))  # or one way would find another's prompts cached
                 seconds[name].append(ways[name](text, questions))
         rates = {name: args.questions / statistics.median(taken) for name, taken in seconds.items()}
         for name, rate in rates.items():
