@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import secrets
-import socket
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -17,10 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
+from server.commands.fleet.addresses import check_listens, check_recorded
 from server.commands.fleet.config import FleetConfig
 from server.commands.fleet.front import front_variables, haproxy_binary, own_front_variables, set_unless_given
 from server.commands.fleet.replica import ReplicaServer
@@ -38,7 +37,6 @@ _DRAIN_SURPLUS_S = 10.0  # for a replica to leave the front's rotation, and to e
 _MANY = 1_000_000  # requests in a replica: headrace's own queue has the limits
 _LOGS = {"log_level": "WARNING", "enable_access_log": False}  # of Ray Serve; servers have their own
 _MOST_ATTEMPTS = 3  # to start a replica
-_LISTENS_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,29 +122,12 @@ def own_cluster(fleet: FleetConfig, num_cpus: int) -> Iterator[str]:
 def running_cluster(address: str | None, *, shows_logs: bool) -> Iterator[str]:
     """Connect to a cluster. address: HOST:PORT of its head; None for the one on this machine. shows_logs: whether to
     print what replicas log. Raises OptionError or StartupError."""
-    if address is not None:
-        _check_listens(address)
+    if address is None:
+        check_recorded(os.environ)
+    else:
+        check_listens(address)
     with _connected(address or "auto", log_to_driver=shows_logs) as found:
         yield found
-
-
-def _check_listens(address: str) -> None:
-    """Raise StartupError if nothing listens there: Ray would try for more than a minute. Raises OptionError if it is no
-    HOST:PORT."""
-    parts = urlsplit(f"//{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if host is None or port is None:
-        raise OptionError(f"--address is {address}; it must be HOST:PORT of a cluster's head, such as 10.0.0.5:6379")
-    try:
-        socket.create_connection((host, port), _LISTENS_S).close()
-    except OSError as error:
-        raise StartupError(
-            f"nothing answers at --address {address} ({error.strerror or error}); start a cluster there with: "
-            f"ray start --head --port {port}"
-        ) from None
 
 
 @contextlib.contextmanager
