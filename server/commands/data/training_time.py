@@ -31,8 +31,11 @@ def expected_training_time(
     try:
         return _planned(folder, model, train, valid, num_tokens)
     except HeadraceError as error:
-        sys.stderr.write(f"headrace: no training time is estimated: {error}\n")
-        return None
+        reason = str(error)
+    except OSError as error:  # the lines are written by now
+        reason = f"cannot write the job to {folder.path}: {error.strerror}; set TMPDIR to a folder with more room"
+    sys.stderr.write(f"headrace: no training time is estimated: {reason}\n")
+    return None
 
 
 def _planned(

@@ -1,5 +1,6 @@
 """`headrace data`: files in, files out, and what is refused."""
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -259,6 +260,20 @@ def test_a_model_that_cannot_be_trained_leaves_the_time_out(
     assert len(_values(folder / "out.jsonl")) == 3
     assert json.loads((folder / "report.json").read_text())["training"] is None
     assert "no training time is estimated: the reason is above" in capsys.readouterr().err
+
+
+def test_a_full_temporary_folder_leaves_the_time_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write_files(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tokens, "run_module", _describe)
+    monkeypatch.setattr(training_time, "write_files", write_files)
+    (folder / "in.jsonl").write_bytes(encoded(*({"text": random_text(seed)} for seed in range(3))))
+    assert run(["prepare", "in.jsonl", "--out", "out.jsonl", "--model", "m", "--quality"]) == 0
+    assert len(_values(folder / "out.jsonl")) == 3
+    assert "No space left on device; set TMPDIR to a folder with more room" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--model", "--semantic-model"])
