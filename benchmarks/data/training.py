@@ -8,7 +8,6 @@ for one epoch, the prepared one for two, which is about as many steps. Held-out 
 Options of `headrace finetune` follow after `--`.
 """
 
-import csv
 import json
 import random
 import statistics
@@ -21,7 +20,7 @@ from benchmarks.data.planted import chat, english, planted, without_copies
 from benchmarks.data.sentences import OTHERS
 from benchmarks.finetuning.jobs import ROOT, finetune, job_parser, split_options, write_lines
 from benchmarks.tables import markdown
-from engine.command_io.finetuning.job import JobFolder
+from server.finetuning.scaling.points import held_out_losses
 
 _NUM_CLEAN, _NUM_JUNK, _NUM_HELD_OUT, _NUM_FRESH = 72, 108, 24, 60
 _SENTENCES = 1  # of an answer
@@ -57,7 +56,7 @@ def main() -> int:
                 str(seed),
                 *given,
             )
-            losses.append(_losses(finetune(options.model, path, folder / path.stem, *chosen)))
+            losses.append(held_out_losses(finetune(options.model, path, folder / path.stem, *chosen)))
         before, (raw_loss, prepared_loss) = losses[0][0], (each[-1] for each in losses)
         differences.append(prepared_loss - raw_loss)
         counts = [str(len(path.read_bytes().splitlines())) for path in (raw, prepared)]
@@ -106,12 +105,6 @@ def _prepared(raw: Path, valid: Path, folder: Path) -> Path:
     counts = ", ".join(f"{rule} {each['num']}" for rule, each in removed.items())
     sys.stdout.write(f"removed: {counts}\n")
     return out.resolve()
-
-
-def _losses(job: JobFolder) -> list[float]:
-    """Return the losses on the held-out lines, from that before training on."""
-    with job.results.open() as file:
-        return [float(row["valid_loss"]) for row in csv.DictReader(file) if row["valid_loss"]]
 
 
 if __name__ == "__main__":
