@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _PROGRESS_S = 60.0  # between two events about answers
 _LOOK_S = 0.25  # between two looks at the process: its questions, and whether it makes progress
+_PLAN_ATTEMPTS = 2  # to plan the training, whose time is only an estimate
 _FAILED = 1  # exit status of a process that has reported why
 _ASKING = (
     "Waiting: models that score or judge lines have not answered yet; their requests give way to clients', and they "
@@ -136,20 +137,28 @@ class FilePreparation(ProcessWork):
         return outcome
 
     async def _add_training_time(self) -> None:
-        """Add the expected time of the training to the report of the file's preparation; warn of a job that cannot be
-        planned, since the trainer then reports the reason again. Raises as `_run_process` does."""
+        """Add the expected time of the training to the report of the file's preparation. If it cannot be planned, leave
+        it out and warn why: an estimate fails no job, and the trainer reports again what hinders it."""
         path = msgspec.json.encode(str(self._folder.path)).decode()
-        try:
-            output = await self._run_process("engine.finetuning.plan", path)
-        except _EndedEarly as error:
-            if error.code != _FAILED:
-                raise
-            reason = await asyncio.to_thread(_reported_reason, self._folder)
-            described = str(error) if reason is None else for_clients(reason)
-            await self._journal.warn(self.status, f"The report has no expected training time: {described}")
-            return
-        plan = msgspec.json.decode(output, type=TrainingPlan)
-        await asyncio.to_thread(add_training_time, self._folder, plan)
+        for num_deaths in range(1, _PLAN_ATTEMPTS + 1):
+            try:
+                plan = msgspec.json.decode(await self._run_process("engine.finetuning.plan", path), type=TrainingPlan)
+                await asyncio.to_thread(add_training_time, self._folder, plan)
+                return
+            except OSError as error:
+                described = error.strerror or type(error).__name__
+            except _EndedEarly as error:
+                described = str(error)
+                if error.code == _FAILED:
+                    reason = await asyncio.to_thread(_reported_reason, self._folder)
+                    described = described if reason is None else for_clients(reason)
+                elif num_deaths < _PLAN_ATTEMPTS:  # it may have been ended with the server, which is about to stop
+                    await self._pause_after(num_deaths)
+                    continue
+            break
+        message = f"The report has no expected training time: {described}"
+        logger.warning("fine-tuning job %s: %s", self.id, message)
+        await self._journal.warn(self.status, message)
 
     def _task(self, model: ServedModel) -> PrepareTask:
         record, disk = self._journal.record, self._env.files.disk

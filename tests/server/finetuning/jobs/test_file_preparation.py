@@ -1,21 +1,27 @@
 """The preparation of a job's files: it waits for what will pass, and fails with the reason."""
 
+import errno
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
 from fastapi import FastAPI
 
 from engine.child_processes.background import LOCK_HELD, TRY_AGAIN
+from engine.child_processes.lifetime import describe_exit
 from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 from server.data.report import DataReport
+from server.finetuning.jobs import file_preparation
 from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.scaling.training_report import training_time
 from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.fake_trainer import (
+    KILLED,
     PLAN_JOB,
     PREPARE,
+    TRAIN,
     FakeChildren,
     add_job,
     events_of,
@@ -128,13 +134,45 @@ async def test_a_job_that_cannot_be_planned_says_why_and_trains(app: FastAPI) ->
     assert f"The report has no expected training time: {reason}" in events
 
 
-async def test_a_plan_that_was_ended_from_outside_is_made_again(app: FastAPI) -> None:
+async def test_a_plan_that_was_ended_from_outside_is_made_again_and_the_lines_are_not(app: FastAPI) -> None:
     children = FakeChildren()
     children.plan_ends.append((143, ""))
     async with finetuning_runs(app, children):
         job = await add_job(app, 1, hyperparameters=PREPARED)
         record = await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
     assert (await _report(app, record)).training == training_time(PLAN)
+    assert [child.module for child in children.started] == [PREPARE, PLAN_JOB, PLAN_JOB, TRAIN]
+
+
+@pytest.mark.parametrize("code", [KILLED, TRY_AGAIN, LOCK_HELD])
+async def test_a_plan_that_is_always_ended_leaves_the_time_out_and_says_why(
+    app: FastAPI, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    children = FakeChildren()
+    children.plan_ends += [(code, "")] * 9
+    async with finetuning_runs(app, children):
+        job = await add_job(app, 1, hyperparameters=PREPARED)
+        record = await until_status(app, job.id, *READY[2:])
+        events = await events_of(app, job.id)
+    assert record.error is None
+    assert (await _report(app, record)).training is None
+    message = f"The report has no expected training time: {describe_exit(code)}"
+    assert message in events
+    assert f"fine-tuning job {job.id}: {message}" in caplog.messages
+    assert [child.module for child in children.started] == [PREPARE, PLAN_JOB, PLAN_JOB, TRAIN]
+
+
+async def test_a_plan_that_cannot_be_stored_leaves_the_time_out(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(file_preparation, "add_training_time", fails)
+    async with finetuning_runs(app, FakeChildren()):
+        job = await add_job(app, 1, hyperparameters=PREPARED)
+        record = await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
+        events = await events_of(app, job.id)
+    assert (await _report(app, record)).training is None
+    assert "The report has no expected training time: No space left on device" in events
 
 
 @pytest.mark.parametrize(
