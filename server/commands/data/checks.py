@@ -149,11 +149,15 @@ def check_named_models(
     requested = [(option, model) for option, model in named.items() if model is not None]
     if server is not None:
         from server.commands.data.server_model import check_server
+        from server.commands.synthesize.http_client import RequestedModel
 
+        needs = {"--model": "completion" if has_bounds(arguments, options) else "", "--semantic-model": "embedding"}
+        served = [RequestedModel(option, model, needs[option]) for option, model in requested]
         if (judge := judge_of(options)) is not None:
-            requested += [(f"--judge {arguments.judge}", name) for name in needed_models(judge)]
+            option = f"--judge {arguments.judge}"
+            served += [RequestedModel(option, name, "completion") for name in needed_models(judge)]
         has_tokens = counts_tokens(arguments, options)
-        check_server(server, arguments.model, requested, has_tokens=has_tokens)
+        check_server(server, arguments.model, served, has_tokens=has_tokens)
     elif requested:
         from server.commands.data.tokens import describe_local_model
 

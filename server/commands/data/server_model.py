@@ -12,7 +12,7 @@ import msgspec
 
 from engine.errors import OptionError, StartupError
 from server.commands.alone import say
-from server.commands.synthesize.http_client import SynthesisClient
+from server.commands.synthesize.http_client import RequestedModel, SynthesisClient
 from server.commands.synthesize.server_batch import ServerBatch
 from server.finetuning.examples import ExampleMaker
 from server.finetuning.faults import InvalidLine
@@ -64,15 +64,10 @@ class ServerModel:
             self._name = await self._client.only_model()
         return self._name
 
-    async def check(self, requested: Sequence[tuple[str, str]], *, has_tokens: bool) -> None:
-        """Raise OptionError if the server lacks a requested model. requested: options, and the names of models that
-        they ask for. has_tokens: also check that the server describes the model's tokenizer; raises
-        StartupError if it does not."""
-        names = await self._client.model_names()
-        for option, name in requested:
-            if name not in names:
-                has = f"it has {', '.join(names[:20])}" if names else "it has none"
-                raise OptionError(f"{option}: {self._client.url} has no model {name}; {has}")
+    async def check(self, requested: Sequence[RequestedModel], *, has_tokens: bool) -> None:
+        """Raise OptionError for a requested model that the server lacks, or that cannot do what it is for. has_tokens:
+        also check that the server describes the model's tokenizer; raises StartupError if it does not."""
+        await self._client.check_models(requested)
         if has_tokens:
             await self.maker()
 
@@ -150,7 +145,7 @@ def _message(response: httpx.Response) -> str:
 
 
 def check_server(
-    address: ServerAddress, model: str | None, requested: Sequence[tuple[str, str]], *, has_tokens: bool
+    address: ServerAddress, model: str | None, requested: Sequence[RequestedModel], *, has_tokens: bool
 ) -> None:
     """Check a server before the long work; see `ServerModel.check`. Raises OptionError, also for a server that cannot
     be reached."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -15,6 +15,14 @@ _MAX_WAIT_S = 60.0
 _MAX_RETRY_AFTER_S = 600.0  # a longer one ends the run instead
 _TEMPORARY = {408, 409, 425, 429, 500, 502, 503, 504}
 _TIMEOUT = httpx.Timeout(connect=10.0, read=600.0, write=60.0, pool=None)
+
+
+class RequestedModel(NamedTuple):
+    """A model that an option names. capability: what it must do, as model cards name it; "" for nothing in particular."""
+
+    option: str
+    name: str
+    capability: str = ""
 
 
 class SynthesisClient:
@@ -58,11 +66,27 @@ class SynthesisClient:
 
     async def model_names(self) -> list[str]:
         """Return the names of the server's models, aliases included. Raises StartupError."""
+        return [str(each["id"]) for each in await self._model_cards()]
+
+    async def _model_cards(self) -> list[dict[str, Any]]:
         models = await self.json("GET", "/v1/models")
         try:
-            return [str(each["id"]) for each in models["data"]]
+            return [{**each, "id": each["id"]} for each in models["data"]]
         except (KeyError, TypeError):
             raise StartupError(f"{self.url}/v1/models is no list of models; check the address") from None
+
+    async def check_models(self, requested: Iterable["RequestedModel"]) -> None:
+        """Raise OptionError if the server lacks a model, or says that the model cannot do what is asked of it."""
+        cards = {str(each["id"]): each for each in await self._model_cards()}
+        for each in requested:
+            if each.name not in cards:
+                has = f"it has {', '.join(list(cards)[:20])}" if cards else "it has none"
+                raise OptionError(f"{each.option}: {self.url} has no model {each.name}; {has}")
+            if each.capability and each.capability not in (known := _capabilities(cards[each.name])) and known:
+                raise OptionError(
+                    f"{each.option}: the model {each.name} of {self.url} can do {', '.join(known)}, and not "
+                    f"{each.capability}; name another one"
+                )
 
     async def only_model(self) -> str:
         """Return the name of the server's model. Raises OptionError if there are several."""
@@ -128,6 +152,15 @@ class SynthesisClient:
             return
         remedy = f"; check the key in {self._key_source}" if response.status_code in (401, 403) else ""
         raise StartupError(f"{response.url} answers {response.status_code}: {_message(response)}{remedy}")
+
+
+def _capabilities(card: Mapping[str, Any]) -> list[str]:
+    """Return what a model can do, by its card in /v1/models; [] if the server does not say it (yet)."""
+    own = card.get("headrace")
+    if not isinstance(own, dict):
+        return []
+    generates = ["completion"] if "default_sampling_params" in own else []  # also before its tokenizer is read
+    return own.get("capabilities") or generates
 
 
 def _check_address(url: str) -> None:

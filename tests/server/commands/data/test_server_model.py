@@ -176,6 +176,15 @@ async def test_an_interrupted_batch_is_canceled() -> None:
     assert batch["status"] in ("cancelling", "cancelled")
 
 
+def test_a_model_that_makes_vectors_is_refused_as_a_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ServerAddress, "client", lambda _: _client(pooling_client()))
+    monkeypatch.chdir(tmp_path)
+    Path("judge.json").write_text(json.dumps({**JUDGE, "model": MODEL}))
+    Path("in.jsonl").write_text("no line")
+    with pytest.raises(OptionError, match=rf"--judge judge.json: the model {MODEL} .* and not completion"):
+        _prepare(f"--judge judge.json --min-score 5 --server {URL}")
+
+
 _CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
 _TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 LINES = [
@@ -241,9 +250,10 @@ def test_another_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--model other", f"--model: {URL} has no model other; it has {MODEL}"),
         ("--semantic-model minilm", f"--semantic-model: {URL} has no model minilm; it has {MODEL}"),
         ("--judge judge.json --min-score 5", f"--judge judge.json: {URL} has no model tiny; it has {MODEL}"),
+        (f"--semantic-model {MODEL}", f"--semantic-model: the model {MODEL} of {URL} can do completion.* not embedding"),
     ],
 )
-def test_a_model_that_the_server_lacks_is_refused_before_lines_are_read(options: str, message: str) -> None:
+def test_a_model_that_the_server_lacks_or_that_does_something_else_is_refused_before_lines_are_read(options: str, message: str) -> None:
     Path("judge.json").write_text(json.dumps(JUDGE))
     Path("in.jsonl").write_text("no line")
     with pytest.raises(OptionError, match=message):
