@@ -1,7 +1,8 @@
 """Checks of a synthesis before it runs: its files, the models of its steps, and the filters of its lines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.errors import InvalidRequest, OptionError, StartupError
@@ -11,6 +12,9 @@ from server.data.options import check_preparation
 from server.data.preparation import FaultyLines, Preparation
 from server.synthesis.recipe import Step, SynthesisRecipe
 from server.synthesis.variables import filled
+
+if TYPE_CHECKING:
+    from server.commands.synthesize.http_client import RequestedModel
 
 
 def check_files(config: SynthesisConfig, files: Sequence[str]) -> None:
@@ -60,6 +64,17 @@ def check_steps(recipe: SynthesisRecipe, config: SynthesisConfig) -> None:
             )
         if not is_taught and config.server is None:
             _check_one_model(step, recipe)
+
+
+def served_models(recipe: SynthesisRecipe, config: SynthesisConfig, model: str) -> Iterator["RequestedModel"]:
+    """Yield the models that --server must have for the steps. model: that of steps which name none."""
+    from server.commands.synthesize.http_client import RequestedModel
+
+    taught = taught_steps(recipe, config)
+    for step in recipe.steps:
+        for each in () if step.name in taught else step.models:
+            name = filled(each, recipe.variables)
+            yield RequestedModel(f"step {step.name}" if name else "--model", name or model, "completion")
 
 
 def _check_one_model(step: Step, recipe: SynthesisRecipe) -> None:

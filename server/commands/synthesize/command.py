@@ -25,7 +25,7 @@ from server.commands.options.arguments import build_config
 from server.commands.options.definitions import OPTIONS
 from server.commands.options.sources import names_model, options_file, resolve_options
 from server.commands.synthesize.arguments import TEACHER_KEY_VARIABLE, SynthesisConfig, synthesize_parser
-from server.commands.synthesize.checking import check_files, check_steps, open_filters, taught_steps
+from server.commands.synthesize.checking import check_files, check_steps, open_filters, served_models, taught_steps
 from server.commands.synthesize.journal import SUFFIX, AnswerJournal, RunName
 from server.config.server import ServerConfig
 from server.data.preparation import Preparation
@@ -152,6 +152,7 @@ class _Run:
             if config.server is None:
                 answerer = TeacherAnswerer(client, config.teacher_parallel)
             else:
+                await client.check_models(served_models(self.recipe, config, model))
                 answerer = BatchAnswerer(client, self._label(model))
             with progress:
                 try:

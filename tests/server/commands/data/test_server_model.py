@@ -250,10 +250,15 @@ def test_another_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--model other", f"--model: {URL} has no model other; it has {MODEL}"),
         ("--semantic-model minilm", f"--semantic-model: {URL} has no model minilm; it has {MODEL}"),
         ("--judge judge.json --min-score 5", f"--judge judge.json: {URL} has no model tiny; it has {MODEL}"),
-        (f"--semantic-model {MODEL}", f"--semantic-model: the model {MODEL} of {URL} can do completion.* not embedding"),
+        (
+            f"--semantic-model {MODEL}",
+            f"--semantic-model: the model {MODEL} of {URL} can do completion.* not embedding",
+        ),
     ],
 )
-def test_a_model_that_the_server_lacks_or_that_does_something_else_is_refused_before_lines_are_read(options: str, message: str) -> None:
+def test_a_model_that_the_server_lacks_or_that_does_something_else_is_refused_before_lines_are_read(
+    options: str, message: str
+) -> None:
     Path("judge.json").write_text(json.dumps(JUDGE))
     Path("in.jsonl").write_text("no line")
     with pytest.raises(OptionError, match=message):

@@ -37,6 +37,8 @@ class _Teacher:
         self.left = 10_000
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":  # of a server
+            return httpx.Response(200, json={"data": [{"id": name} for name in ("small", "wise")]})
         body = json.loads(request.content)
         if not self.left:
             return httpx.Response(429, headers={"retry-after": "9999"}, json={"error": {"message": "busy"}})
@@ -178,6 +180,28 @@ def test_a_teacher_and_a_server_with_models_of_one_name_do_not_share_answers(
         asked.append(teacher.num_asked)
     # Both steps; the teacher's one; its other one; then all are in the journal.
     assert asked == [4, 6, 8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "large"], "--model: http://server has no model large; it has small, wise"),
+        (
+            ["--model", "small", "--set", "other=tall"],
+            "step reply: http://server has no model tall; it has small, wise",
+        ),
+    ],
+)
+def test_a_model_that_the_server_lacks_is_refused_before_requests(
+    folder: Path, teacher: _Teacher, options: list[str], message: str
+) -> None:
+    recipe = RECIPE.replace("English}", "English, other: wise}").replace(
+        '"{task}"}\noutput', '"{task}", models: ["{other}"]}\noutput'
+    )
+    (folder / "mine.yaml").write_text(recipe)
+    with pytest.raises(OptionError, match=message):
+        run(["mine.yaml", "--input", "seeds.txt", "--out", "out.jsonl", "--server", "http://server", *options])
+    assert teacher.num_asked == 0
 
 
 @pytest.mark.usefixtures("teacher")
