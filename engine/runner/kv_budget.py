@@ -69,6 +69,14 @@ def plan_kv_budget(
     )
 
 
+def too_large_cache(num_bytes: int, free_bytes: int) -> str:
+    """Say that the --kv-cache-memory-bytes of the options are more than the weights leave."""
+    return (
+        f"--kv-cache-memory-bytes is {format_bytes(num_bytes)}; {format_bytes(free_bytes)} of memory are free "
+        "after loading the weights; lower it"
+    )
+
+
 def check_context(config: EngineConfig, model_max_len: int) -> None:
     """Raise OptionError if --max-model-len is more than the model takes."""
     if (requested_len := config.max_model_len) is not None and requested_len > model_max_len:
@@ -153,10 +161,7 @@ def _total_bytes(
     if config.kv_cache_memory_bytes is not None:
         num_bytes = config.kv_cache_memory_bytes
         if num_bytes > free_bytes:
-            raise StartupError(
-                f"--kv-cache-memory-bytes is {format_bytes(num_bytes)}; {format_bytes(free_bytes)} of memory are free "
-                "after loading the weights; lower it"
-            )
+            raise StartupError(too_large_cache(num_bytes, free_bytes))
         return num_bytes, "as set for this model"
     if default_bytes is None:
         num_bytes, reason = _share_of_host(free_bytes - reserved_bytes)

@@ -11,7 +11,7 @@ from engine.commands.weighed import open_as_served, weigh_opened
 from engine.config import Device, EngineConfig
 from engine.errors import HeadraceError
 from engine.kv_tiers.tier import most_moving_bytes
-from engine.runner.kv_budget import format_bytes
+from engine.runner.kv_budget import format_bytes, too_large_cache
 from engine.speculation.settings import speculation_settings
 from engine.startup.device import planned_device
 from engine.startup.tier import check_states
@@ -108,6 +108,9 @@ def _compare(needs: Weighed, config: EngineConfig, free: int, most: int, how: st
     total = needs.weight_bytes + cache_bytes + moving_bytes
     moving = f"; {format_bytes(moving_bytes)} for blocks on their way to and from disk" if moving_bytes else ""
     text = f"{_text(needs, config)}{moving}; {how}"
+    given, left = config.kv_cache_memory_bytes, max(0, free - needs.weight_bytes)
+    if given is not None and given > left and needs.has_kv_cache and needs.weight_bytes <= most:
+        return problem("model", f"{text}; {too_large_cache(given, left)}")
     if total > most:
         return problem(
             "model",

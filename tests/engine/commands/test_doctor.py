@@ -158,6 +158,14 @@ def test_a_model_is_compared_with_memory(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert _last(config).severity is Severity.PROBLEM
 
 
+def test_a_kv_cache_that_is_too_large_is_refused_as_at_the_start(tmp_path: Path) -> None:
+    config = EngineConfig(str(write_model_folder(tmp_path / "model")), kv_cache_memory_bytes=900 << 30)
+    found = _last(config)
+    assert found.severity is Severity.PROBLEM
+    assert "--kv-cache-memory-bytes is 900.0 GiB; " in found.message
+    assert found.message.endswith("are free after loading the weights; lower it")
+
+
 @pytest.mark.parametrize("num_seqs", [1, 8])
 def test_the_memory_of_all_requests_is_told_for_a_stated_context(num_seqs: int, tmp_path: Path) -> None:
     config = EngineConfig(str(write_model_folder(tmp_path / "model")), max_num_seqs=num_seqs)
