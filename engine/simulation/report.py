@@ -7,10 +7,9 @@ from rich.console import Group
 from rich.table import Table
 
 from engine.simulation.hardware import SimulatedModel
-from engine.simulation.results import GIVEN, MODELED, Percentiles, SimulationResult
+from engine.simulation.results import GIVEN, MODELED, Percentiles, SimulationResult, short_step_warning
 
 _MAX_REPLICAS = 16  # rows of the table of replicas
-_SHORT_STEP_S = 1e-3  # of a card: most of a real step is then the launch of kernels (an estimate, not measured)
 
 
 def result_tables(result: SimulationResult, model: SimulatedModel, policy: str, price: float | None) -> Group:
@@ -18,14 +17,8 @@ def result_tables(result: SimulationResult, model: SimulatedModel, policy: str, 
     tables = [_hardware_table(model), _figure_table(result, policy, price), _time_table(result)]
     if 1 < len(result.replicas) <= _MAX_REPLICAS:
         tables.append(_replica_table(result))
-    step_s = result.utilization * result.duration_s * len(result.replicas) / max(1, result.steps)
-    if model.measured is not None or not 0 < step_s < _SHORT_STEP_S:
-        return Group(*tables)
-    return Group(
-        *tables,
-        f"Steps take {figure(step_s * 1e3)} ms on average. Such short steps are bound by the launch of their kernels, "
-        "which is not modeled: the times above are far too short, and the utilization is too low.",
-    )
+    warning = short_step_warning(result, model)
+    return Group(*tables, *([] if warning is None else [warning]))
 
 
 def figure(value: float, decimals: int = 1) -> str:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import msgspec
 
 from engine.simulation.fleet import Fleet, RequestFate
+from engine.simulation.hardware import SimulatedModel
 
 MODELED = "modeled"  # from the scheduler's decisions and modeled step times
 GIVEN = "given"  # by the trace or an option
+_SHORT_STEP_S = 1e-3  # of a card: most of a real step is then the launch of kernels (an estimate, not measured)
 
 
 class Percentiles(msgspec.Struct, frozen=True):
@@ -104,6 +106,17 @@ def simulation_result(fleet: Fleet, fates: Sequence[RequestFate], price: float |
             )
             for count, each in zip(counts, tallies, strict=True)
         ],
+    )
+
+
+def short_step_warning(result: SimulationResult, model: SimulatedModel, steps: str = "Steps") -> str | None:
+    """Return a warning if steps of a card are so short that their times cannot be right. steps: how it names them."""
+    step_s = result.utilization * result.duration_s * len(result.replicas) / max(1, result.steps)
+    if model.measured is not None or not 0 < step_s < _SHORT_STEP_S:
+        return None
+    return (
+        f"{steps} take {step_s * 1e3:.3g} ms on average. Such short steps are bound by the launch of their kernels, "
+        "which is not modeled: the times are far too short, and the utilization is too low."
     )
 
 

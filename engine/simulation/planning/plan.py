@@ -12,7 +12,7 @@ from engine.simulation.hardware import SimulatedModel
 from engine.simulation.planning.drafts import DraftCosts, plan_drafts
 from engine.simulation.planning.search import LoadKind, LoadSearch, LoadTrial, Requests, Servers
 from engine.simulation.planning.slo import SLO
-from engine.simulation.results import MODELED, Percentiles
+from engine.simulation.results import MODELED, Percentiles, short_step_warning
 
 FROM_FILES = "the model's files, and the hardware's memory"
 _ONE_MORE = 1.1  # times the rate of a load, instead of one user more
@@ -85,6 +85,7 @@ class Plan(msgspec.Struct, frozen=True):
     changes: list[Change]
     drafts: DraftCosts
     origins: dict[str, str]
+    warning: str | None = None  # why the times of a card are too short
 
 
 def make_plan(
@@ -138,6 +139,7 @@ def make_plan(
         changes=changes,
         drafts=plan_drafts(model, _mean_context(requests), _num_running(given, kind, servers.replicas)),
         origins={"memory": FROM_FILES, "hardware": f"{model.origin}: {model.source}", "*": MODELED},
+        warning=short_step_warning(search.alone.result, model, "Steps of a request alone"),
     )
 
 

@@ -16,7 +16,8 @@ def plan_tables(plan: Plan, price: float | None) -> Group:
     parts: list[RenderableType] = [_memory_table(plan), _load_table(plan, price), *_answer(plan)]
     if plan.changes:
         parts.append(_change_table(plan))
-    return Group(*parts, _draft_line(plan))
+    parts.append(_draft_line(plan))
+    return Group(*parts, *([] if plan.warning is None else [plan.warning]))
 
 
 def _memory_table(plan: Plan) -> Table:

@@ -1,5 +1,6 @@
 """`headrace plan`: its tables and JSON, exit codes and refusals. The process that reads sizes is replaced."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def test_tables_say_where_each_figure_comes_from(jobs: list[PlanJob], capsys: py
         assert any(row.startswith(name) and row.endswith(origin) for row in rows), name
     assert "2 users: within the limits; the most is" in shown
     assert "Drafts of 4 tokens, 2 requests together (modeled)" in shown
+    assert "short steps" not in shown
     assert [list(job.variants) for job in jobs] == [
         ["--quantization int8", "--quantization int4", "--kv-cache-dtype int8"]
     ]
@@ -66,6 +68,18 @@ def test_limits_that_nothing_keeps_have_an_exit_code(jobs: list[PlanJob], capsys
     shown = " ".join(capsys.readouterr().out.split())
     assert "No load keeps the limits: even a request alone misses it: time to the first token is 80 ms" in shown
     assert len(jobs) == 1
+
+
+def test_short_steps_of_a_card_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = dataclasses.replace(EVEN, hardware="h100", measured=None)
+    monkeypatch.setattr(command, "answer_from", lambda *_: PlannedModels(card, []))
+    run([*LOAD, "--hardware", "h100", "--no-changes"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "ms on average. Such short steps are bound by the launch of their kernels" in shown
+    run([*LOAD, "--hardware", "h100", "--no-changes", "--json"])
+    assert "the times are far too short" in json.loads(capsys.readouterr().out)["warning"]
 
 
 @pytest.mark.usefixtures("jobs")
