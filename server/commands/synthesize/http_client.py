@@ -18,7 +18,7 @@ _TIMEOUT = httpx.Timeout(connect=10.0, read=600.0, write=60.0, pool=None)
 
 
 class RequestedModel(NamedTuple):
-    """A model that an option names. capability: what it must do, as model cards name it; "" for nothing in particular."""
+    """A model that an option names. capability: what it must do, as model cards name it; "" for nothing special."""
 
     option: str
     name: str
