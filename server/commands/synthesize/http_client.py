@@ -2,7 +2,10 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import httpx
@@ -173,11 +176,25 @@ def _check_address(url: str) -> None:
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:
-    """Return the header's seconds; None if it is missing or a date."""
+    """Return the seconds until the header's time; None if it is missing, or neither a number nor an HTTP date."""
+    value = response.headers.get("retry-after", "")
     try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    if (until_s := _timestamp(value)) is None:
         return None
+    sent_s = _timestamp(response.headers.get("date", ""))  # by the clock of the other machine, which may be wrong
+    return max(0.0, until_s - (time.time() if sent_s is None else sent_s))
+
+
+def _timestamp(http_date: str) -> float | None:
+    """Return the seconds since 1970; None for a text that is no date of RFC 9110, 5.6.7."""
+    try:
+        date = parsedate_to_datetime(http_date)
+    except (ValueError, OverflowError):
+        return None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def _cause(error: httpx.RequestError) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from engine.errors import OptionError, StartupError
 from engine.protocol import ServiceClass
+from server.commands.synthesize import http_client
 from server.commands.synthesize.answering import (
     BatchAnswerer,
     EngineAnswerer,
@@ -151,7 +153,7 @@ async def test_refusals_are_answers_that_the_journal_does_not_keep(journal: Answ
 async def test_a_teacher_that_is_busy_is_asked_again_after_its_time(
     journal: AnswerJournal, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    teacher = Teacher((429, {"retry-after": "7"}), (503, {}), (500, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}))
+    teacher = Teacher((429, {"retry-after": "7"}), (503, {}), (500, {"retry-after": "tomorrow"}))
     async with aclosing(teacher.client()) as client:
         found = await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:1])
     assert found[IDS[0]].is_completed
@@ -162,6 +164,39 @@ async def test_a_teacher_that_is_busy_is_asked_again_after_its_time(
         "http://teacher answers 503 (too much); attempt 3 of 6 follows in 2 s",
         "http://teacher answers 500 (too much); attempt 4 of 6 follows in 4 s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "wait_s"),
+    [
+        ("Wed, 21 Oct 2026 07:28:30 GMT", 30),
+        ("Wednesday, 21-Oct-26 07:28:30 GMT", 30),
+        ("Wed, 21 Oct 2026 07:28:30 -0000", 30),  # no zone is GMT, too
+        ("Wed, 21 Oct 2026 07:27:00 GMT", 0),
+        ("Wed, 21 Oct 99999999999999999999 07:28:30 GMT", 1),
+        ("Wed, 41 Oct 2026 07:28:30 GMT", 1),
+        ("", 1),
+    ],
+)
+async def test_the_time_of_a_teacher_may_be_a_date(journal: AnswerJournal, retry_after: str, wait_s: float) -> None:
+    teacher = Teacher((503, {"retry-after": retry_after, "date": "Wed, 21 Oct 2026 07:28:00 GMT"}))
+    async with aclosing(teacher.client()) as client:
+        await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:1])
+    assert teacher.waits == [wait_s]
+
+
+@pytest.mark.parametrize(
+    ("date", "wait_s"), [("Wed, 21 Oct 2026 07:28:30 GMT", 20), ("Tue, 20 Oct 2026 07:28:00 GMT", 0)]
+)
+async def test_a_date_without_the_one_of_the_answer_is_compared_with_the_clock(
+    journal: AnswerJournal, monkeypatch: pytest.MonkeyPatch, date: str, wait_s: float
+) -> None:
+    now_s = datetime(2026, 10, 21, 7, 28, 10, tzinfo=UTC).timestamp()
+    monkeypatch.setattr(http_client.time, "time", lambda: now_s)
+    teacher = Teacher((503, {"retry-after": date}))
+    async with aclosing(teacher.client()) as client:
+        await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:1])
+    assert teacher.waits == [wait_s]
 
 
 async def test_a_teacher_that_restarts_is_asked_again_and_reported_once(
@@ -213,6 +248,11 @@ async def test_a_body_that_is_no_completion_ends_the_run_and_is_not_stored(
     [
         ([(429, {"retry-after": "0"})] * 9, r"http://teacher answers 429 \(too much\); what is done is stored", 6),
         ([(429, {"retry-after": "3600"})], r"wants to be asked again in 3,600 s; what is done is stored", 1),
+        (
+            [(429, {"retry-after": "Wed, 21 Oct 2026 08:28:00 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"})],
+            r"wants to be asked again in 3,600 s; what is done is stored",
+            1,
+        ),
         ([(400, {})], r"^http://teacher/v1/chat/completions answers 400: too much$", 1),
         ([(401, {})], r"http://teacher/v1/chat/completions answers 401: too much; check the key in OPENAI_API_KEY", 1),
         ([(404, {})], r"http://teacher/v1/chat/completions answers 404: too much", 1),
