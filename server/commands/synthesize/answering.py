@@ -9,7 +9,7 @@ import msgspec
 
 from engine.errors import StartupError
 from server.batches.running import run_body
-from server.commands.alone import REQUESTS_PER_SLOT, in_parallel
+from server.commands.alone import REQUESTS_PER_SLOT, in_parallel, say
 from server.commands.synthesize.http_client import SynthesisClient, printable_start
 from server.commands.synthesize.journal import AnswerJournal
 from server.commands.synthesize.server_batch import ServerBatch
@@ -20,6 +20,8 @@ from server.synthesis.requests import CHAT_PATH, StepRequest
 
 _LABEL = "synthesis"  # in a batch's metadata
 _AGAIN = "run the same command to continue"
+_PAGE = 100  # batches of an answer, at most
+_MOST_PAGES = 100  # a run was killed so many batches ago, at most
 
 Store = Callable[[str, BodyAnswer], None]  # custom_id, answer; may raise to stop the run
 
@@ -154,9 +156,20 @@ class BatchAnswerer:
                 raise StartupError(f"{batch.ended_without(f'{len(left):,}')}; {_AGAIN}")
 
     async def _newest(self) -> ServerBatch | None:
-        batches = (await self._client.json("GET", "/v1/batches?limit=100"))["data"]
-        own = (each for each in batches if (each.get("metadata") or {}).get(_LABEL) == self._run)
-        return next((ServerBatch(self._client, each) for each in own), None)
+        """Return the newest batch of the run, however many others the key has had since."""
+        params: dict[str, str | int] = {"limit": _PAGE}
+        for _ in range(_MOST_PAGES):
+            page = await self._client.json("GET", "/v1/batches", params=params)
+            batches = page["data"]
+            for batch in batches:
+                if (batch.get("metadata") or {}).get(_LABEL) == self._run:
+                    return ServerBatch(self._client, batch)
+            if not batches or not page.get("has_more"):
+                return None
+            params["after"] = batches[-1]["id"]
+        most = _MOST_PAGES * _PAGE
+        say(f"{self._client.url} has more than {most:,} batches; an older one of this run is not looked for")
+        return None
 
 
 async def _collect(batch: ServerBatch, left: dict[str, StepRequest], store: Store) -> None:

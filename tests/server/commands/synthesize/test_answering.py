@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, closing
 from datetime import UTC, datetime
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from engine.errors import OptionError, StartupError
 from engine.protocol import ServiceClass
+from server.batches.record import BATCHES, BatchRecord
 from server.commands.synthesize import http_client
 from server.commands.synthesize.answering import (
     BatchAnswerer,
@@ -26,6 +29,7 @@ from server.commands.synthesize.answering import (
 from server.commands.synthesize.http_client import SynthesisClient
 from server.commands.synthesize.journal import AnswerJournal, RunName
 from server.jobs.answers import BodyAnswer
+from server.schemas.batch_answers import BatchStatus
 from server.synthesis.recipe import Step
 from server.synthesis.requests import StepRequest, step_request
 from tests.helpers.batches import batches_run
@@ -306,15 +310,35 @@ async def test_a_teacher_answers_only_the_steps_that_are_named(journal: AnswerJo
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[tuple[FakeClient, SynthesisClient]]:
+def app() -> FastAPI:
+    return make_app(FakeClient(says("Done.")))
+
+
+@pytest.fixture
+async def server(app: FastAPI) -> AsyncIterator[tuple[FakeClient, SynthesisClient]]:
     """A server that runs batches, and a client of it that does not sleep long."""
-    fake = FakeClient(says("Done."))
-    app = make_app(fake)
     client = SynthesisClient(
         "http://server", None, key_source="", sleep=lambda _: asyncio.sleep(0.01), transport=httpx.ASGITransport(app)
     )
     async with batches_run(app), asyncio.timeout(DEADLINE_S), aclosing(client):
-        yield fake, client
+        yield app.state.context.models.default.client, client
+
+
+class Around(SynthesisClient):
+    """A client whose requests `_around` changes. What it does not change goes to another one."""
+
+    def __init__(self, client: SynthesisClient) -> None:
+        super().__init__(client.url, None, key_source="")
+        self.inner = client
+
+    async def pause(self, seconds: float) -> None:
+        await self.inner.pause(seconds)
+
+    async def json(self, method: str, path: str, **given: Any) -> Any:
+        return await self.inner.json(method, path, **given)
+
+    async def send(self, method: str, path: str, **given: Any) -> httpx.Response:
+        return await self.inner.send(method, path, **given)
 
 
 async def test_a_server_answers_by_batches_and_its_files_are_deleted(
@@ -333,26 +357,82 @@ async def test_a_server_answers_by_batches_and_its_files_are_deleted(
     assert (await client.json("GET", "/v1/files"))["data"] == []
 
 
+class Killed(Around):
+    """A client of a run that is killed when its batch has been made."""
+
+    async def json(self, method: str, path: str, **given: Any) -> Any:
+        if path.startswith("/v1/batches/"):
+            raise _Killed
+        return await super().json(method, path, **given)
+
+
+async def _kill_a_run(journal: AnswerJournal, client: SynthesisClient) -> None:
+    async with aclosing(Killed(client)) as killed:
+        with pytest.raises(_Killed):
+            await JournaledAnswers(journal, BatchAnswerer(killed, "run"), None)(REQUESTS)
+
+
 async def test_answers_of_a_batch_that_a_killed_run_left_are_used(
     journal: AnswerJournal, server: tuple[FakeClient, SynthesisClient]
 ) -> None:
     fake, client = server
-
-    class Killed(SynthesisClient):
-        async def json(self, method: str, path: str, **given: Any) -> Any:
-            if path.startswith("/v1/batches/"):
-                raise _Killed
-            return await client.json(method, path, **given)
-
-    killed = Killed("http://server", None, key_source="")
-    async with aclosing(killed):
-        with pytest.raises(_Killed):
-            await JournaledAnswers(journal, BatchAnswerer(killed, "run"), None)(REQUESTS)
+    await _kill_a_run(journal, client)
     answers = JournaledAnswers(journal, BatchAnswerer(client, "run"), None)
     assert len(await answers(REQUESTS)) == len(fake.requests) == 6
     again = JournaledAnswers(journal, BatchAnswerer(client, "run"), None)  # whose old batch has no files any more
     await again([*REQUESTS, step_request(STEP, {"task": "More."}, "000007-reply", MODEL, 0)])
     assert len(fake.requests) == 7
+
+
+async def _add_batches(app: FastAPI, number: int) -> None:
+    """Add batches of the same key that have ended, newer than all others."""
+
+    def work(connection: Connection) -> None:
+        for place in range(number):
+            record = BatchRecord(
+                id=f"batch_new{place}",
+                owner="",
+                endpoint="/v1/embeddings",
+                input_file_id="file-x",
+                completion_window="24h",
+                created_at=2**40,
+                expires_at=2**40,
+                status=BatchStatus.CANCELLED,
+            )
+            BATCHES.insert(connection, record)
+
+    await app.state.context.files.database.run(work)
+
+
+@pytest.mark.parametrize("num_newer", [100, 250])
+async def test_a_batch_of_a_killed_run_is_found_behind_many_newer_ones(
+    journal: AnswerJournal, app: FastAPI, server: tuple[FakeClient, SynthesisClient], num_newer: int
+) -> None:
+    fake, client = server
+    await _kill_a_run(journal, client)
+    await _add_batches(app, num_newer)
+    answers = JournaledAnswers(journal, BatchAnswerer(client, "run"), None)
+    assert len(await answers(REQUESTS)) == len(fake.requests) == 6
+
+
+async def test_the_search_for_the_batch_of_a_killed_run_ends(
+    journal: AnswerJournal, server: tuple[FakeClient, SynthesisClient], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Endless(Around):
+        num_pages = 0
+
+        async def json(self, method: str, path: str, **given: Any) -> Any:
+            if path != "/v1/batches" or method != "GET":
+                return await super().json(method, path, **given)
+            self.num_pages += 1
+            page = [{"id": f"batch-{self.num_pages}-{place}", "metadata": None} for place in range(100)]
+            return {"data": page, "has_more": True}
+
+    async with aclosing(Endless(server[1])) as client:
+        assert len(await JournaledAnswers(journal, BatchAnswerer(client, "run"), None)(REQUESTS)) == 6
+    assert client.num_pages == 100
+    message = "http://server has more than 10,000 batches; an older one of this run is not looked for"
+    assert message in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
