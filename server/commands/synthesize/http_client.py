@@ -130,7 +130,8 @@ class SynthesisClient:
             self._has_answered = True
             if response.status_code not in _TEMPORARY:
                 self._last_said = ""
-                self._check(response, may_refuse)
+                if not may_refuse or response.has_redirect_location:
+                    self.check(response)
                 return response
             problem = f"answers {response.status_code} ({_message(response)})"
             if (named_s := _retry_after_s(response)) is not None:
@@ -145,13 +146,14 @@ class SynthesisClient:
             say(line)
             self._last_said = line
 
-    def _check(self, response: httpx.Response, may_refuse: bool) -> None:
+    def check(self, response: httpx.Response) -> None:
+        """Raise StartupError for a refusal or a redirection."""
         if response.has_redirect_location:
             raise StartupError(
                 f"{self.url} answers {response.status_code} and redirects to {response.headers['location']}, which is "
                 "not followed with your key and texts; give the address that answers itself"
             )
-        if response.is_success or may_refuse:
+        if response.is_success:
             return
         remedy = f"; check the key in {self._key_source}" if response.status_code in (401, 403) else ""
         raise StartupError(f"{response.url} answers {response.status_code}: {_message(response)}{remedy}")

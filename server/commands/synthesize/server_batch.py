@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from engine.errors import StartupError
 from server.commands.synthesize.http_client import SynthesisClient
 from server.commands.synthesize.journal import read_answer_line
 from server.jobs.answers import BodyAnswer
@@ -11,6 +12,7 @@ from server.jobs.answers import BodyAnswer
 _LEAST_POLL_S, _MOST_POLL_S = 0.05, 1.0
 _WINDOW = "7d"
 _ENDED = ("completed", "failed", "expired", "cancelled")
+_DELETED = 404  # of a file
 _FILES = ("output_file_id", "error_file_id")
 
 
@@ -47,13 +49,20 @@ class ServerBatch:
             self._batch = await self._client.json("GET", f"/v1/batches/{self._batch['id']}")
 
     async def answers(self) -> list[tuple[str, BodyAnswer]]:
-        """Return the custom_id and the answer of each request that was run; none if the files are deleted."""
+        """Return the custom_id and the answer of each request that was run; none if the files are deleted. Raises
+        StartupError for another refusal."""
         found = []
         for name in _FILES:
             if (file_id := self._batch.get(name)) is None:
                 continue
             response = await self._client.send("GET", f"/v1/files/{file_id}/content", may_refuse=True)
-            for line in response.content.splitlines() if response.is_success else ():
+            if response.status_code == _DELETED:
+                continue
+            try:
+                self._client.check(response)
+            except StartupError as error:
+                raise StartupError(f"{error}; the answers of the batch {self._batch['id']} stay there") from None
+            for line in response.content.splitlines():
                 custom_id, answer = read_answer_line(line)
                 if answer is not None:
                     found.append((custom_id, answer))

@@ -328,7 +328,7 @@ class Around(SynthesisClient):
     """A client whose requests `_around` changes. What it does not change goes to another one."""
 
     def __init__(self, client: SynthesisClient) -> None:
-        super().__init__(client.url, None, key_source="")
+        super().__init__(client.url, None, key_source="HEADRACE_KEY")
         self.inner = client
 
     async def pause(self, seconds: float) -> None:
@@ -433,6 +433,31 @@ async def test_the_search_for_the_batch_of_a_killed_run_ends(
     assert client.num_pages == 100
     message = "http://server has more than 10,000 batches; an older one of this run is not looked for"
     assert message in capsys.readouterr().err
+
+
+async def test_answers_that_cannot_be_downloaded_are_neither_lost_nor_deleted(
+    journal: AnswerJournal, server: tuple[FakeClient, SynthesisClient]
+) -> None:
+    fake, client = server
+    refusal = httpx.Response(403, json={"error": {"message": "the key may not read files"}})
+
+    class Refuses(Around):
+        async def send(self, method: str, path: str, **given: Any) -> httpx.Response:
+            response = await super().send(method, path, **given)
+            if not path.endswith("/content"):
+                return response
+            refusal.request = response.request
+            return refusal
+
+    async with aclosing(Refuses(client)) as refused:
+        with pytest.raises(
+            StartupError,
+            match=r"^http://server/v1/files/file-\w+/content answers 403: the key may not read files; check the key in "
+            r"HEADRACE_KEY; the answers of the batch batch_\w+ stay there$",
+        ):
+            await JournaledAnswers(journal, BatchAnswerer(refused, "run"), None)(REQUESTS)
+    answers = JournaledAnswers(journal, BatchAnswerer(client, "run"), None)
+    assert len(await answers(REQUESTS)) == len(fake.requests) == 6
 
 
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
