@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def check_plotting(path: str) -> None:
-    """Raise StartupError if no plot can be written to `path`; to be called before a long measurement."""
+    """Raise OptionError if no plot can be written to `path`; to be called before a long measurement."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
-        raise StartupError("--plot needs matplotlib; install it with: pip install 'headrace[bench]'") from None
+        raise OptionError("--plot needs matplotlib; install it with: pip install 'headrace[bench]'") from None
     suffix = Path(path).suffix.removeprefix(".").lower()
     if suffix not in FigureCanvasAgg.get_supported_filetypes():
-        raise StartupError(f"--plot is {path}; its suffix must name a format, such as .png, .svg or .pdf")
+        raise OptionError(f"--plot is {path}; its suffix must name a format, such as .png, .svg or .pdf")
     if not Path(path).resolve().parent.is_dir():
-        raise StartupError(f"--plot is {path}; its folder does not exist; create it")
+        raise OptionError(f"--plot is {path}; its folder does not exist; create it")
 
 
 def draw_cumulative(axes: "Axes", label: str, sample: Sequence[float]) -> None:

@@ -23,7 +23,7 @@ A line of ROWS is {"body": a request to /v1/decisions, "answers": [true, "billin
 order, the right answer: true or false, the value of a choice, the number of a level from 0; null if it is not known.
 
 exit codes: 0 if all lines were used; 3 if some could not be answered; 1 if the command could not run; 2 for a wrong
-option; 130 or 143 if a signal ended it.
+option or file of rows; 130 or 143 if a signal ended it.
 
 examples:
   headrace calibrate /path/to/model rows.jsonl

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import InvalidRequest, StartupError
+from engine.errors import InvalidRequest, OptionError
 from server.calibration.fitting import KnownAnswer, TooFewAnswers, check_answers
 from server.decisions.decision import Kind, Question
 from server.decisions.openai_form import decision_of
@@ -39,7 +39,7 @@ class _Fault(Exception):
 
 
 def read_known_rows(path: str, *, min_mass: float, max_line_bytes: int) -> list[KnownRow]:
-    """Read all rows. Raises StartupError for lines that are none, with their numbers."""
+    """Read all rows. Raises OptionError for lines that are none, with their numbers."""
     rows, faults = [], []
     try:
         with open(path, "rb") as file:
@@ -51,18 +51,18 @@ def read_known_rows(path: str, *, min_mass: float, max_line_bytes: int) -> list[
                 except _Fault as fault:
                     faults.append(f"line {number}: {fault}")
     except OSError as error:
-        raise StartupError(f"cannot read {path}: {error.strerror}") from None
+        raise OptionError(f"cannot read {path}: {error.strerror}; give another file of rows") from None
     if faults:
         shown = "".join(f"\n  {fault}" for fault in faults[:_MAX_REPORTED])
         rest = f"\n  and {len(faults) - _MAX_REPORTED:,} more" if len(faults) > _MAX_REPORTED else ""
-        raise StartupError(f"{path} has lines that are not rows; nothing was computed{shown}{rest}")
+        raise OptionError(f"{path} has lines that are not rows; nothing was computed{shown}{rest}")
     if not rows:
-        raise StartupError(f'{path} has no rows; write a JSON object with "body" and "answers" on each line')
+        raise OptionError(f'{path} has no rows; write a JSON object with "body" and "answers" on each line')
     return rows
 
 
 def check_known_rows(rows: Sequence[KnownRow]) -> dict[str, str]:
-    """Return the kinds of questions that have too few known answers, with the reasons. Raises StartupError if no kind
+    """Return the kinds of questions that have too few known answers, with the reasons. Raises OptionError if no kind
     has enough: nothing need be computed to know that."""
     known: dict[Kind, list[KnownAnswer]] = {}
     for row in rows:
@@ -77,7 +77,7 @@ def check_known_rows(rows: Sequence[KnownRow]) -> dict[str, str]:
             too_few[str(kind)] = str(error)
     if len(too_few) == len(known):
         reasons = "".join(f"\n  {kind}: {why}" for kind, why in too_few.items()) or " all answers are null"
-        raise StartupError(f"there is nothing to calibrate; nothing was computed:{reasons}")
+        raise OptionError(f"there is nothing to calibrate; nothing was computed:{reasons}")
     return too_few
 
 

@@ -155,7 +155,7 @@ def test_too_few_answers_are_refused_before_any_is_computed(
     rows: Callable[..., str], fake: FakeClient, num: int, answer: bool | None, reason: str
 ) -> None:
     more = {"body": {"input": "A mill.", "questions": [PREDICATE]}, "answers": [answer]}
-    with pytest.raises(StartupError, match=rf"nothing was computed:\s+{reason}"):
+    with pytest.raises(OptionError, match=rf"nothing was computed:\s+{reason}"):
         run([MODEL, rows(num - 1, more)])
     assert not fake.requests
 

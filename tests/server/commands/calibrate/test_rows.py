@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import StartupError
+from engine.errors import OptionError
 from server.commands.calibrate.rows import KnownRow, read_known_rows
 from server.decisions.decision import Kind
 
@@ -58,17 +58,17 @@ def test_answers_are_matched_to_labels(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_that_is_no_row_is_refused_by_its_number(tmp_path: Path, line: Any, message: str) -> None:
-    with pytest.raises(StartupError, match=f"nothing was computed\n  line 2: .*{message}"):
+    with pytest.raises(OptionError, match=f"nothing was computed\n  line 2: .*{message}"):
         _read(tmp_path, {"body": BODY, "answers": [True, "a", 1]}, line)
 
 
 def test_only_the_first_faults_are_listed(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match=r"line 5: .*\n  and 2 more$"):
+    with pytest.raises(OptionError, match=r"line 5: .*\n  and 2 more$"):
         _read(tmp_path, *["x"] * 7)
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="has no rows"):
+    with pytest.raises(OptionError, match="has no rows"):
         _read(tmp_path, "")
-    with pytest.raises(StartupError, match=r"cannot read .*: No such file"):
+    with pytest.raises(OptionError, match=r"cannot read .*: No such file"):
         read_known_rows(str(tmp_path / "none"), min_mass=0, max_line_bytes=1)

@@ -54,8 +54,10 @@ def test_a_plot_draws_times_open_requests_and_replicas(hardware: str, tmp_path: 
 
 
 def test_a_plot_that_cannot_be_written_is_refused_before_the_load_is_played(hardware: str, tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="folder does not exist"):
+    with pytest.raises(OptionError, match="folder does not exist"):
         run([*LOAD, "--hardware", hardware, "--plot", str(tmp_path / "nowhere" / "load.png")])
+    with pytest.raises(OptionError, match="its suffix must name a format"):
+        run([*LOAD, "--hardware", hardware, "--plot", str(tmp_path / "load.nothing")])
 
 
 def test_small_figures_keep_three_digits_and_short_steps_of_a_card_are_warned_of(
