@@ -196,11 +196,19 @@ def poisson_arrivals(rate: float, source: random.Random) -> Iterator[float]:
 
 
 def draw_trace(
-    *, rate: float, num_requests: int, input_len: str, output_len: str, prefix_len: int, num_prefixes: int, seed: int
+    *,
+    rate: float,
+    num_requests: int,
+    input_len: str,
+    output_len: str,
+    prefix_len: int,
+    num_prefixes: int,
+    seed: int,
+    remedy: str = "lower --input-len, --prefix-len or --output-len",
 ) -> list[TraceRequest]:
     """Draw requests that come at random, `rate` a second. input_len, output_len: distributions, as parse_lengths reads
     them. prefix_len: first tokens that a request shares with about one in `num_prefixes` others, besides input_len.
-    Raises OptionError."""
+    remedy: for lengths that are too large. Raises OptionError."""
     source = random.Random(seed)
     inputs, outputs = parse_lengths(input_len, "--input-len"), parse_lengths(output_len, "--output-len")
     arrivals: Iterable[float] = poisson_arrivals(rate, source)
@@ -211,7 +219,7 @@ def draw_trace(
         if max(num_prompt, num_output) > _MAX_TOKENS:
             raise OptionError(
                 f"a request of {num_prompt:,} prompt and {num_output:,} output tokens was drawn; at most "
-                f"{_MAX_TOKENS:,} each; lower --input-len, --prefix-len or --output-len"
+                f"{_MAX_TOKENS:,} each; {remedy}"
             )
         requests.append(TraceRequest(arrival_s, num_prompt, num_output, prefix, prefix_len or MOONCAKE_BLOCK))
     return requests

@@ -14,14 +14,17 @@ _BOOLEANS = {"true": True, "false": False}
 _MAX_DIGITS = 12
 
 
-def query_int(request: Request, name: str) -> int | None:
-    """Return the query parameter; None if absent. Raises InvalidRequest unless it is a whole number of at least 0."""
+def query_int(request: Request, name: str, *, least: int = 0, most: int | None = None) -> int | None:
+    """Return the query parameter; None if absent. Raises InvalidRequest unless it is a whole number from `least` to
+    `most`."""
     given = request.query_params.get(name)
     if given is None:
         return None
-    if not (given.isascii() and given.isdecimal() and len(given) <= _MAX_DIGITS):
-        raise InvalidRequest(f"{name} is {quote(given)}; it must be a whole number, at least 0", param=name)
-    return int(given)
+    number = int(given) if given.isascii() and given.isdecimal() and len(given) <= _MAX_DIGITS else -1
+    if number < least or (most is not None and number > most):
+        limits = f", at least {least:,}" if most is None else f" from {least:,} to {most:,}"
+        raise InvalidRequest(f"{name} is {quote(given)}; it must be a whole number{limits}", param=name)
+    return number
 
 
 def query_bool(request: Request, name: str) -> bool | None:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import sys
+from dataclasses import replace
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -64,7 +65,7 @@ def _job(request: Request, model: ServedModel) -> ServedPlanJob:
         slo = parse_slo(given.get("slo", defaults.slo), "slo")
     except OptionError as error:
         raise InvalidRequest(str(error), param="slo") from error
-    simulated = msgspec.json.decode(info.simulated, type=SimulatedModel)
+    simulated = replace(msgspec.json.decode(info.simulated, type=SimulatedModel), model=model.name)  # not its path
     return ServedPlanJob(
         simulated, _engine_options(info), requests, kind, amount, slo, query_bool(request, "changes") is True
     )
@@ -80,10 +81,9 @@ def _lengths(text: str, name: str) -> str:
 
 def _load(request: Request) -> tuple[LoadKind, float]:
     """Return the load of the query; without one, a single user."""
-    users, rate = query_int(request, "concurrency"), request.query_params.get("rate")
+    users = query_int(request, "concurrency", least=1, most=_MOST_USERS)
+    rate = request.query_params.get("rate")
     if rate is None:
-        if users is not None and not 1 <= users <= _MOST_USERS:
-            raise InvalidRequest(f"concurrency is {users}; it must be 1 to {_MOST_USERS:,}", param="concurrency")
         return LoadKind.CONCURRENCY, users or 1
     if users is not None:
         raise InvalidRequest(

@@ -50,6 +50,7 @@ class Requests:
             prefix_len=0,
             num_prefixes=1,
             seed=self.seed,
+            remedy="lower the lengths of input or output",
         )
 
 

@@ -11,7 +11,7 @@ from engine.simulation.planning.search import LoadKind, Servers
 from server.routes import plan as route
 from tests.engine.simulation.planning.test_search import EVEN
 from tests.helpers.asgi import RawRequest
-from tests.helpers.fake_client import FakeClient, engine_info, http, make_app, says
+from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, make_app, says
 
 SIMULATED = msgspec.json.encode(EVEN)
 QUERY = "input=8&output=4&concurrency=2&slo=request%3D400ms"
@@ -46,6 +46,7 @@ async def _get(query: str) -> tuple[int, Any, str | None]:
 async def test_a_plan_has_the_served_models_times_and_options(jobs: list[ServedPlanJob]) -> None:
     status, answer, ignored = await _get(f"{QUERY}&changes=true&color=red")
     assert (status, ignored) == (200, "color")
+    assert answer["model"] == MODEL  # not the path of its file
     assert (answer["given"]["amount"], answer["hardware_source"], answer["kind"]) == (2, "made up", "concurrency")
     assert answer["alone"]["ttft_s"]["p50"] == pytest.approx(0.08)
     assert [each["name"] for each in answer["changes"]] == ["2 servers", "prompts of 16 tokens"]
@@ -89,8 +90,9 @@ async def test_it_is_for_operators() -> None:
         ("rate=-1", "rate", "above 0"),
         ("rate=nan", "rate", "above 0"),
         ("rate=1e10", "rate", "above 0, at most 1,000,000,000"),
-        ("concurrency=0", "concurrency", "it must be 1 to 1,024"),
-        ("concurrency=2000", "concurrency", "it must be 1 to 1,024"),
+        ("concurrency=0", "concurrency", "it must be a whole number from 1 to 1,024"),
+        ("concurrency=2000", "concurrency", "it must be a whole number from 1 to 1,024"),
+        ("concurrency=x", "concurrency", "concurrency is 'x'; it must be a whole number from 1 to 1,024"),
         ("changes=yes", "changes", "it must be true or false"),
     ],
 )
@@ -114,3 +116,6 @@ async def test_the_process_plans_and_refuses() -> None:
     status, answer, _ = await _get("input=2000")
     assert (status, answer["error"]["param"]) == (400, "input")
     assert "a request of this load is refused" in answer["error"]["message"]
+    status, answer, _ = await _get("input=20000000")
+    assert (status, answer["error"]["param"]) == (400, "input")
+    assert "lower the lengths of input or output" in answer["error"]["message"]
