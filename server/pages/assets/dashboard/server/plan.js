@@ -8,7 +8,7 @@ import { meanLengths, planPath, planWords } from "./plan_words.js";
 export function planPart(model, current) {
   const answer = h("p", { class: "muted small", role: "status" });
   const label = `Simulate one more user of ${model}`;
-  const button = h("button", { type: "button", class: "quiet small" }, label);
+  const button = h("button", { type: "button", class: "small" }, label);
   let controller = null; // of the plan that is computed
   button.addEventListener("click", async () => {
     if (controller) return controller.abort();
