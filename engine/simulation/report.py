@@ -14,7 +14,9 @@ _MAX_REPLICAS = 16  # rows of the table of replicas
 
 def result_tables(result: SimulationResult, model: SimulatedModel, policy: str, price: float | None) -> Group:
     """Return the tables of a simulation. price: of a replica for an hour."""
-    tables = [_hardware_table(model), _figure_table(result, policy, price), _time_table(result)]
+    tables = [_hardware_table(model), _figure_table(result, policy, price)]
+    if result.answered:
+        tables.append(_time_table(result))
     if 1 < len(result.replicas) <= _MAX_REPLICAS:
         tables.append(_replica_table(result))
     warning = short_step_warning(result, model)

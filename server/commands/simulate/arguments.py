@@ -25,7 +25,8 @@ of 512 tokens each), or CSV of Azure's (TIMESTAMP,ContextTokens,GeneratedTokens)
 cards: {", ".join(CARDS)}
 policies: {", ".join(POLICIES)}
 
-exit codes: 0 if the load was played, 1 if the model cannot be simulated, 2 for a wrong option or trace.
+exit codes: 0 if the load was played, 1 if the model cannot be simulated, 2 for a wrong option or trace,
+3 if all requests are refused.
 
 examples:
   headrace simulate --synthetic --rate 4 --input-len 64:512 --output-len 128 --model model.gguf

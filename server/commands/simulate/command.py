@@ -29,6 +29,7 @@ from server.commands.options.sources import options_file, resolve_options
 from server.commands.simulate.arguments import SIZES, simulate_parser
 from server.commands.simulate.hardware import THIS, answer_from, read_saved, refuse_decided
 
+_ALL_REFUSED = 3  # exit code
 _NUM_SYNTHETIC = 1000
 _FILE_WIDTH = 120  # in files and pipes, for which rich would take 80
 # Options that only one kind of load has.
@@ -64,7 +65,10 @@ def run(argv: Sequence[str]) -> int:
     cpu_s = time.process_time() - began_s
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     console.print(result_tables(result, model, config.policy, config.price))
-    if config.plot is not None:
+    if not result.answered:
+        missing = "there are no times" if config.plot is None else "there are no times, and nothing is plotted"
+        sys.stderr.write(f"headrace: all requests are refused, so {missing}; the first one: {result.first_refusal}\n")
+    elif config.plot is not None:
         plot_simulation(config.plot, fates, result, model, config.policy)
     if config.json is not None:
         write_results(
@@ -78,7 +82,7 @@ def run(argv: Sequence[str]) -> int:
                 "simulated_replica_s_per_cpu_s": result.duration_s * config.replicas / cpu_s,
             },
         )
-    return 0
+    return 0 if result.answered else _ALL_REFUSED
 
 
 def _load(namespace: argparse.Namespace, config: SimulateConfig) -> list[TraceRequest]:

@@ -76,6 +76,19 @@ def test_small_figures_keep_three_digits_and_short_steps_of_a_card_are_warned_of
     assert "Such short steps are bound by the launch of their kernels" in shown
 
 
+def test_a_load_that_is_refused_as_a_whole_has_no_times_and_no_plot(
+    hardware: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "load.svg"
+    load = ["--synthetic", "--num-requests", "3", "--input-len", "5000", "--hardware", hardware, "--plot", str(path)]
+    assert run(load) == 3
+    shown = capsys.readouterr()
+    assert "refused requests" in shown.out
+    assert "times" not in shown.out
+    assert "all requests are refused, so there are no times" in shown.err
+    assert not path.exists()
+
+
 def test_a_measured_machine_is_not_warned_of(hardware: str, capsys: pytest.CaptureFixture[str]) -> None:
     run([*LOAD, "--hardware", hardware])
     assert "short steps" not in capsys.readouterr().out
