@@ -98,16 +98,17 @@ def ask(ended: threading.Event) -> list[str]:
     return failures
 
 
-def test_an_update_loses_no_request(cluster: Cluster, model_folder: Path) -> None:
+@pytest.mark.parametrize("replicas", ["1", "2"])
+def test_an_update_loses_no_request(cluster: Cluster, model_folder: Path, replicas: str) -> None:
     model = str(model_folder)
-    first = cluster.start("first", model, "--served-model-name", MODEL, "--replicas", "2")
+    first = cluster.start("first", model, "--served-model-name", MODEL, "--replicas", replicas)
     cluster.wait_ready("first", first)
     ended = threading.Event()
     with ThreadPoolExecutor(2) as threads:
         asking = [threads.submit(ask, ended) for _ in range(2)]
         try:
             names = ("--served-model-name", MODEL, "--served-model-name", "renewed")
-            second = cluster.start("second", model, *names, "--replicas", "2")
+            second = cluster.start("second", model, *names, "--replicas", replicas)
             cluster.wait_ready("second", second)
         finally:
             ended.set()
