@@ -98,7 +98,7 @@ def _client(server: ServerProcess, num_kept: int | None = None) -> httpx.AsyncCl
 
 
 async def _part_of_batch(server: ServerProcess, batch_id: str | None, num_decisions: int) -> str:
-    """Begin the batch if none is given, and wait for some more of its answers; its id."""
+    """Begin the batch if none is given, and wait for some more of its answers; return its id."""
     async with _client(server) as http:
         batch_id = batch_id or await begin_decisions(http, num_decisions)
         await wait_answered(http, batch_id, _LINES_BEFORE_KILL)
@@ -106,7 +106,7 @@ async def _part_of_batch(server: ServerProcess, batch_id: str | None, num_decisi
 
 
 def _killed_in_batch(folder: Path, options: tuple[str, ...], faults: str, num_decisions: int) -> str:
-    """Kill servers with SIGKILL while they answer a batch of decisions; its id. The next server goes on with it."""
+    """Kill servers with SIGKILL while they answer a batch of decisions; return its id. The next server continues it."""
     batch_id = None
     for number in range(_SERVER_KILLS):
         with ServerProcess(folder / f"killed-{number}.log", *options, faults=faults) as server:
@@ -151,6 +151,8 @@ def main() -> int:
     parser.add_argument("--log", type=Path, help="file for the server's log (default: a temporary one)")
     parser.add_argument("--faults", default=FAULTS, help="HEADRACE_FAULTS of the server (default: some of each kind)")
     arguments = parser.parse_args()
+    if arguments.decisions <= (least := _SERVER_KILLS * _LINES_BEFORE_KILL):
+        parser.error(f"--decisions is {arguments.decisions}; servers are killed in its first {least} lines: give more")
     with tempfile.TemporaryDirectory() as folder:
         log = arguments.log or Path(folder) / "log"
         options = (*_OPTIONS, "--served-model-name", "demo", "--check-invariants", "--stream-resume-grace", "5")

@@ -33,7 +33,7 @@ async def begin_decisions(http: httpx.AsyncClient, num_lines: int) -> str:
 
 
 async def wait_answered(http: httpx.AsyncClient, batch_id: str, num_more: int) -> None:
-    """Wait until so many more lines have been answered than at the call, or the batch has ended."""
+    """Wait until `num_more` lines have been answered since the call, or the batch has ended."""
     aim = None
     while (batch := (await _sent(http, "GET", f"/v1/batches/{batch_id}")).json())["status"] in _UNFINISHED:
         num_answered = batch["request_counts"]["completed"] + batch["request_counts"]["failed"]
