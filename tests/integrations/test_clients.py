@@ -66,7 +66,7 @@ def _names(folder: Path, ending: str) -> list[str]:
 
 
 def _scripts(ending: str) -> list[tuple[str, str]]:
-    """Return the clients' scripts and the models that they ask; those of decisions ask an adapter, too."""
+    """Return the clients' scripts and the models that they ask. Decisions are asked of an adapter, too."""
     scripts = _names(_CLIENTS, ending)
     return [(each, CHAT_MODEL) for each in scripts] + [(each, ADAPTER) for each in scripts if "decisions" in each]
 

@@ -1,4 +1,4 @@
-"""Addresses of Ray's clusters, which are tried before Ray is: it would try one that does not answer for minutes."""
+"""Addresses of Ray's clusters, which are tried first: Ray itself waits for minutes for one that does not answer."""
 
 import socket
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _GCS = b"--gcs-address="
 
 
 def check_listens(address: str) -> None:
-    """Raise StartupError if nothing listens at the --address. Raises OptionError if it is no HOST:PORT."""
+    """Raise StartupError if nothing listens at the --address. Raises OptionError if it is not HOST:PORT."""
     parts = _host_port(address)
     if parts is None:
         raise OptionError(f"--address is {address}; it must be HOST:PORT of a cluster's head, such as 10.0.0.5:6379")
@@ -62,7 +62,7 @@ def _silent(host: str, port: int) -> str:
 
 
 def _running_here() -> set[bytes]:
-    """Return the addresses of the clusters of which a node runs on this machine."""
+    """Return the addresses of the clusters that have a node on this machine."""
     found: set[bytes] = set()
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:

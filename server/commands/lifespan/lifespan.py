@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 _TRACES_TIMEOUT_S = 3.0  # for sending the rest of the traces
 _STORE_TIMEOUT_S = 3.0  # for storing background responses that were ended
-_GARBAGE = 20_000  # new objects between collections: those of imports stay, and a step's thousand are short-lived
+_GARBAGE = 20_000  # new objects between collections: what imports make stays, and a step's thousand are short-lived
 
 
 class ServerLife:
