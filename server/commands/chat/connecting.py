@@ -4,23 +4,26 @@ import argparse
 import contextlib
 import os
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from engine.errors import OptionError
 from server.commands.chat.client import ChatClient
 from server.commands.chat.server import DEFAULT_URL, is_running, is_url, start_server
-from server.commands.options.definitions import CLIENT_KEY_VARIABLE
+from server.commands.options.definitions import CLIENT_KEY_VARIABLE, OPTIONS
 
 CA_VARIABLE = "SSL_CERT_FILE"  # OpenSSL's own
 
 
 @contextlib.contextmanager
-def connect_or_start(namespace: argparse.Namespace, arguments: Sequence[str] = ()) -> Iterator[ChatClient]:
+def connect_or_start(
+    namespace: argparse.Namespace, arguments: Sequence[str] = (), *, announce: Callable[[str], None] = lambda _: None
+) -> Iterator[ChatClient]:
     """Yield a client of the server at a given URL, or of a new server for a given model. With neither, use the server
     that runs on this machine, else start one.
 
-    arguments: for `headrace serve`, if a new server starts.
+    arguments: for `headrace serve`, if a new server starts. announce: called with the name of the server that was
+    chosen, before it is started.
 
     Raises OptionError for an invalid key or CA file, StartupError if the new server does not start.
     """
@@ -28,7 +31,12 @@ def connect_or_start(namespace: argparse.Namespace, arguments: Sequence[str] = (
         url = namespace.where
         if url is None and is_running():
             url = DEFAULT_URL
-        elif url is None or not is_url(url):
+        if url is not None and is_url(url):
+            announce(f"the server at {url}")
+        else:
+            model = url or os.environ.get(OPTIONS["model"].variable) or "the demo model"
+            reason = f", since none runs at {DEFAULT_URL}" if url is None else ""
+            announce(f"a new server for {model}{reason}")
             url = stack.enter_context(start_server(url, arguments))
         yield stack.enter_context(_client(url, namespace))
 

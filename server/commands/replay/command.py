@@ -45,11 +45,15 @@ def run(argv: Sequence[str]) -> int:
 def _replay(namespace: argparse.Namespace) -> ReplayResult:
     stored = read_answer(_read(namespace.response), namespace.response)
     request = _request(namespace.request, stored)
-    with connect_or_start(namespace, _serve_arguments(namespace, request)) as client:
+    with connect_or_start(namespace, _serve_arguments(namespace, request), announce=_announce) as client:
         card = _card(client, request)
         _check_determined(request, card, namespace.request)
         computed = read_answer(client.post(stored.path, request), "the new answer")
         return _compared(stored, computed, card, client, request)
+
+
+def _announce(server: str) -> None:
+    sys.stderr.write(f"compares with {server}\n")
 
 
 def _read(path: str) -> bytes:

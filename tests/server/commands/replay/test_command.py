@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.errors import OptionError
+from engine.errors import OptionError, StartupError
+from server.commands.chat import connecting
 from server.commands.options.definitions import CLIENT_KEY_VARIABLE
 from server.commands.replay import command
 from server.commands.replay.answers import read_answer
@@ -201,6 +202,32 @@ async def test_options_are_for_a_new_server(tmp_path: Path) -> None:
     for where, server in (([], "a server that runs"), (["http://localhost:9"], "http://localhost:9")):
         with pytest.raises(OptionError, match=f"--deterministic is for a new server, not for {server}; name a MODEL"):
             await _run(tmp_path, *where, "--deterministic")
+
+
+@pytest.mark.parametrize(
+    ("variable", "server"),
+    [(None, "a new server for the demo model, since none runs at http://127.0.0.1:8000"), ("m", "a new server for m,")],
+)
+async def test_the_server_is_named_before_it_is_started(
+    variable: str | None,
+    server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fails(model: str | None, arguments: list[str]) -> None:
+        assert f"compares with {server}" in capsys.readouterr().err
+        raise StartupError(f"{model} with {arguments}")
+
+    monkeypatch.delenv("HEADRACE_MODEL", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("HEADRACE_MODEL", variable)
+    monkeypatch.setattr(connecting, "is_running", lambda: False)
+    monkeypatch.setattr(connecting, "start_server", fails)
+    (tmp_path / "request").write_text('{"prompt": "Hi", "seed": 1}')
+    (tmp_path / "response").write_text('{"object": "text_completion", "choices": []}')
+    assert await _run(tmp_path) == 2
+    assert "None with []" in capsys.readouterr().err
 
 
 async def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
