@@ -152,9 +152,9 @@ def _from_file(path: str) -> Policy:
         except (Exception, SystemExit) as error:  # the boundary to a user's function
             raise OptionError(f"choose() of {path} failed: {error!r}") from error
         if not hasattr(number, "__index__") or not 0 <= number < len(replicas):
-            raise OptionError(
-                f"choose() of {path} returned {number!r}; it must be a whole number from 0 to {len(replicas) - 1}"
-            )
+            most = len(replicas) - 1
+            numbers = f"a whole number from 0 to {most}" if most else "0, the number of the only replica"
+            raise OptionError(f"choose() of {path} returned {number!r}; it must be {numbers}")
         return operator.index(number)
 
     return choose

@@ -28,8 +28,8 @@ class FinishedCurve:
 def finished_curve(paths: Sequence[str]) -> FinishedCurve:
     """Return the curve of the jobs in the folders: each an --out of `headrace finetune`, or DATA_DIR/fine-tuning/JOB.
 
-    Raises OptionError for a folder that is given twice or has no finished job with a held-out loss, for jobs of
-    different held-out lines or models, and for jobs that differ in none or several of their sizes.
+    Raises OptionError for a folder that is missing, is given twice or has no finished job with a held-out loss, for
+    jobs of different held-out lines or models, and for jobs that differ in none or several of their sizes.
     """
     given = [Path(path).expanduser().resolve() for path in paths]
     if repeated := [path for index, path in enumerate(given) if path in given[:index]]:
@@ -39,6 +39,8 @@ def finished_curve(paths: Sequence[str]) -> FinishedCurve:
     before: list[float] = []
     for path in paths:
         folder = JobFolder(Path(path).expanduser() / "job")
+        if not folder.path.parent.is_dir():
+            raise OptionError(f"--jobs {path}: there is no such folder; name the --out of a headrace finetune")
         try:
             first, last = held_out_losses(folder)
             chosen, count = chosen_hyperparameters(folder), _num_examples(folder)

@@ -98,3 +98,10 @@ def test_a_wrong_answer_of_a_file_is_named(tmp_path: Path, answer: str, reason: 
     path.write_text(f"def choose(request, replicas):\n    return {answer}\n")
     with pytest.raises(OptionError, match=reason):
         make_policy(str(path), 0)(REQUEST, [Seen(), Seen()])
+
+
+def test_a_wrong_answer_about_a_single_replica_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("def choose(request, replicas):\n    return 1\n")
+    with pytest.raises(OptionError, match="returned 1; it must be 0, the number of the only replica"):
+        make_policy(str(path), 0)(REQUEST, [Seen()])

@@ -54,3 +54,5 @@ def test_a_folder_that_is_given_twice_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="has no finished job"):
         finished_curve([str(tmp_path)])
+    with pytest.raises(OptionError, match="--jobs nope: there is no such folder"):
+        finished_curve(["nope"])
