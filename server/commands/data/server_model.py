@@ -13,7 +13,7 @@ import msgspec
 from engine.errors import OptionError, StartupError
 from server.commands.alone import say
 from server.commands.synthesize.http_client import RequestedModel, SynthesisClient
-from server.commands.synthesize.server_batch import ServerBatch
+from server.commands.synthesize.server_batch import ServerBatch, cleanup
 from server.finetuning.examples import ExampleMaker
 from server.finetuning.faults import InvalidLine
 from server.finetuning.rendering import Renderer
@@ -87,17 +87,18 @@ class ServerModel:
         return ExampleMaker(Renderer(tokens, max_length or info.model_max_length), None)
 
     async def answer(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[BodyAnswer]:
-        """Answer the bodies by a batch, whose files are deleted afterwards; a cancellation ends the batch. Raises
-        StartupError if the server cannot be reached, or the batch ends without some answers."""
+        """Answer the bodies by a batch, whose files are deleted afterwards; a cancellation stops it and deletes them.
+        Raises StartupError if the server cannot be reached, or the batch ends without some answers."""
         named = ((str(place), body) for place, body in enumerate(bodies))
         batch = await ServerBatch.create(self._client, path, named)
         try:
             await batch.wait()
             answers = dict(await batch.answers())
+            await batch.delete_files()
         except asyncio.CancelledError:
-            await batch.cancel()
+            async with cleanup(self._client):
+                await batch.discard()
             raise
-        await batch.delete_files()
         if missing := len(bodies) - len(answers):
             reason = batch.ended_without(f"{missing:,} of {len(bodies):,}")
             raise StartupError(f"{reason}; {_AGAIN}")

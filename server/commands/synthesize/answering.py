@@ -1,5 +1,6 @@
 """Answerers of a synthesis: an engine of its own, a running server by batches, or a teacher request by request."""
 
+import asyncio
 import codecs
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
@@ -12,7 +13,7 @@ from server.batches.running import run_body
 from server.commands.alone import REQUESTS_PER_SLOT, in_parallel, say
 from server.commands.synthesize.http_client import SynthesisClient, printable_start
 from server.commands.synthesize.journal import AnswerJournal
-from server.commands.synthesize.server_batch import ServerBatch
+from server.commands.synthesize.server_batch import ServerBatch, cleanup
 from server.context import ServerContext
 from server.jobs.answers import BodyAnswer
 from server.keys.caller import ANYBODY
@@ -147,11 +148,11 @@ class BatchAnswerer:
         if not self._has_resumed:
             self._has_resumed = True
             if (batch := await self._newest()) is not None:  # the only one that may have answers without a line here
-                await _collect(batch, left, store)
+                await _collect(self._client, batch, left, store)
         if left:
             bodies = [(each.custom_id, each.body) for each in left.values()]
             batch = await ServerBatch.create(self._client, CHAT_PATH, bodies, {_LABEL: self._run})
-            await _collect(batch, left, store)
+            await _collect(self._client, batch, left, store)
             if left:
                 raise StartupError(f"{batch.ended_without(f'{len(left):,}')}; {_AGAIN}")
 
@@ -172,9 +173,21 @@ class BatchAnswerer:
         return None
 
 
-async def _collect(batch: ServerBatch, left: dict[str, StepRequest], store: Store) -> None:
-    """Wait for a batch, store the answers that are in `left`, and take them from it; delete the batch's files."""
-    await batch.wait()
+async def _collect(client: SynthesisClient, batch: ServerBatch, left: dict[str, StepRequest], store: Store) -> None:
+    """Wait for a batch, and store its answers as `_take` does. A cancellation stops the batch, and stores the answers
+    that it has by then."""
+    try:
+        await batch.wait()
+        await _take(batch, left, store)
+    except asyncio.CancelledError:
+        async with cleanup(client):
+            await batch.stop()
+            await _take(batch, left, store)
+        raise
+
+
+async def _take(batch: ServerBatch, left: dict[str, StepRequest], store: Store) -> None:
+    """Store the answers that are in `left`, and take them from it; delete the batch's files."""
     for custom_id, answer in await batch.answers():
         if left.pop(custom_id, None) is not None:
             store(custom_id, answer)

@@ -162,7 +162,7 @@ async def test_requests_of_a_batch_are_answered_in_order_and_its_files_are_delet
     assert files["data"] == []
 
 
-async def test_an_interrupted_batch_is_canceled() -> None:
+async def test_an_interrupted_batch_is_canceled_and_its_files_are_deleted() -> None:
     fake = FakeClient(lambda _: [None], engine_info(max_model_len=200))
     async with asyncio.timeout(DEADLINE_S), aclosing(_client(fake)) as client:
         body = {"model": MODEL, "prompt": "a", "max_tokens": 1}
@@ -173,7 +173,9 @@ async def test_an_interrupted_batch_is_canceled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await answering
         (batch,) = (await client.json("GET", "/v1/batches"))["data"]
-    assert batch["status"] in ("cancelling", "cancelled")
+        files = await client.json("GET", "/v1/files")
+    assert batch["status"] == "cancelled"
+    assert files["data"] == []
 
 
 def test_a_model_that_makes_vectors_is_refused_as_a_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

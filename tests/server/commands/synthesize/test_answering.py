@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -433,6 +433,92 @@ async def test_the_search_for_the_batch_of_a_killed_run_ends(
     assert client.num_pages == 100
     message = "http://server has more than 10,000 batches; an older one of this run is not looked for"
     assert message in capsys.readouterr().err
+
+
+async def _interrupted(client: SynthesisClient, journal: AnswerJournal, until: Callable[[], bool]) -> None:
+    """Interrupt a run as Ctrl-C does, once a condition holds."""
+    run = asyncio.create_task(JournaledAnswers(journal, BatchAnswerer(client, "run"), None)(REQUESTS))
+    async with asyncio.timeout(DEADLINE_S):
+        while not until():
+            await asyncio.sleep(0.001)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+
+async def _left_on(client: SynthesisClient) -> tuple[set[str], int]:
+    """Return the statuses of the batches, and the number of files."""
+    batches = (await client.json("GET", "/v1/batches"))["data"]
+    return {each["status"] for each in batches}, len((await client.json("GET", "/v1/files"))["data"])
+
+
+async def test_an_interrupted_run_ends_its_batch_stores_the_answers_and_leaves_no_files(
+    journal: AnswerJournal, server: tuple[FakeClient, SynthesisClient]
+) -> None:
+    fake, client = server
+    answers = fake.script
+    fake.script = lambda request: [None] if ord("5") in request.prompt_ids else answers(request)
+    await _interrupted(client, journal, lambda: fake.num_open == 1 and len(fake.requests) == 6)
+    assert await _left_on(client) == ({"cancelled"}, 0)
+    assert all(journal.get(name) for name in IDS[:5])
+    fake.script = answers
+    found = await JournaledAnswers(journal, BatchAnswerer(client, "run"), None)(REQUESTS)
+    assert (len(found), len(fake.requests)) == (6, 7)
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches"])
+async def test_a_run_that_is_interrupted_while_its_batch_is_made_leaves_no_files(
+    journal: AnswerJournal, server: tuple[FakeClient, SynthesisClient], path: str
+) -> None:
+    _, client = server
+    made = asyncio.Event()
+
+    class Slow(Around):
+        """Gets the answer to a request when the run has been interrupted."""
+
+        async def json(self, method: str, path_: str, **given: Any) -> Any:
+            answer = await super().json(method, path_, **given)
+            if (method, path_) == ("POST", path):
+                made.set()
+                await asyncio.sleep(0.01)
+            return answer
+
+    async with aclosing(Slow(client)) as slow:
+        await _interrupted(slow, journal, made.is_set)
+    statuses, num_files = await _left_on(client)
+    assert statuses <= {"cancelled", "completed"}
+    assert num_files == 0
+
+
+async def test_the_file_of_a_batch_that_is_refused_is_deleted(
+    journal: AnswerJournal, server: tuple[FakeClient, SynthesisClient]
+) -> None:
+    class Refuses(Around):
+        async def json(self, method: str, path: str, **given: Any) -> Any:
+            if (method, path) == ("POST", "/v1/batches"):
+                raise StartupError("1000 batches have not ended")
+            return await super().json(method, path, **given)
+
+    async with aclosing(Refuses(server[1])) as client:
+        with pytest.raises(StartupError, match="1000 batches"):
+            await JournaledAnswers(journal, BatchAnswerer(client, "run"), None)(REQUESTS)
+    assert await _left_on(server[1]) == (set(), 0)
+
+
+async def test_an_interrupted_run_whose_server_is_away_says_what_may_remain(
+    journal: AnswerJournal, server: tuple[FakeClient, SynthesisClient], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake, client = server
+    fake.script = lambda _: [None]
+
+    class Away(Around):
+        async def send(self, *_: Any, **__: Any) -> httpx.Response:
+            raise StartupError("http://server cannot be reached (refused)")
+
+    async with aclosing(Away(client)) as away:
+        await _interrupted(away, journal, lambda: fake.num_open > 0)
+    said = capsys.readouterr().err
+    assert "http://server cannot be reached (refused); what the run has there may remain until it expires" in said
 
 
 async def test_answers_that_cannot_be_downloaded_are_neither_lost_nor_deleted(
