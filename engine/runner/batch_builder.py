@@ -71,8 +71,8 @@ class _Rows(NamedTuple):
 def _has_single_rows(plan: StepPlan) -> bool:
     """Whether each item has one row, of its sequence's last token, and a row of logits, as in most steps."""
     return plan.token_rows is not None or all(
-        needs_logits and num_new == 1 and not num_draft and start < len(sequence.tokens)
-        for sequence, start, num_new, num_draft, needs_logits in plan.items
+        needs_logits and num_new == 1 and start < len(sequence.tokens)
+        for sequence, start, num_new, _, needs_logits in plan.items
     )
 
 

@@ -67,6 +67,17 @@ def test_decodes_alone_have_the_rows_that_they_have_beside_a_chunk() -> None:
     assert ahead.token_ids.tolist() == [0, 0, 0]
 
 
+def test_one_row_without_logits_has_none_where_all_items_have_one_row() -> None:
+    decode = PlanItem(_sequence(6, [1, 4]), 5, num_new=1, num_draft=0, needs_logits=True)
+    chunk = PlanItem(_sequence(4, [6]), 1, num_new=1, num_draft=0, needs_logits=False)
+    assert build_batch(StepPlan([chunk, decode]), (KVGroup(4),), CPU).logit_rows.tolist() == [1]
+
+
+def test_one_row_of_a_draft_model_may_be_of_the_draft() -> None:
+    item = PlanItem(_sequence(6, [1, 4], draft=[7, 8]), 7, num_new=1, num_draft=0, needs_logits=True)
+    assert build_batch(StepPlan([item]), (KVGroup(4),), CPU).token_ids.tolist() == [8]
+
+
 def test_reused_buffers_have_each_batch_at_the_same_place_and_nothing_of_the_last() -> None:
     groups = (KVGroup(4), KVGroup(4, window=5))
     buffers = BatchBuffers(8, BlockTables(groups, 4, 6))
@@ -113,6 +124,7 @@ def test_rows_have_the_adapter_slots_of_their_sequences() -> None:
             assert batch.adapter_slots.tolist() == slots
             addresses.add((buffers.contains(batch), batch.adapter_slots.data_ptr() if buffers.contains(batch) else 0))
     assert len(addresses) == 2
+    assert build_batch(StepPlan(items), (KVGroup(4),), CPU, has_adapters=False).adapter_slots is None  # a draft model's
 
 
 def test_a_step_with_more_rows_than_the_buffers_has_its_own() -> None:
