@@ -72,7 +72,6 @@ class Preparation:
         self._rules = select_rules(options.quality, "quality")
         self._detector = LanguageDetector() if options.languages else None
         self._evaluation = EvaluationIndex(options.ngram)
-        self._has_evaluation = False
         self._near = (
             NearDuplicates(options.dedup_threshold, lru_cache(256)(self._words_at)) if options.needs_near else None
         )
@@ -82,7 +81,8 @@ class Preparation:
         self._languages: Counter[str] = Counter()
         self._duplicates: dict[int, list[str]] = {}  # near ones, by the kept line
         self._num_words: list[int] = []
-        self.report = DataReport(files=list(self.files), seed=self.seed)
+        self._evaluation_files: list[str] = []
+        self.report = DataReport(files=list(self.files), seed=self.seed, evaluation_files=self._evaluation_files)
         self._dropped: Counter[str] = Counter()
 
     def add_evaluation(self, name: str, lines: Iterable[tuple[int, bytes]]) -> None:
@@ -97,7 +97,8 @@ class Preparation:
             if self.options.mask_pii:
                 line = DataLine(number, mask_value(line.value, Counter()), line.kind)
             self._evaluation.add(name, line)
-            self._has_evaluation = True
+            if name not in self._evaluation_files:
+                self._evaluation_files.append(name)
         if faults:
             raise FaultyLines(faults[:MAX_FAULTS])
 
@@ -236,7 +237,7 @@ class Preparation:
 
     def _leak(self, line: DataLine) -> tuple[str, str] | None:
         self._judged["contaminated"] += 1
-        leak = self._evaluation.leak(line) if self._has_evaluation else None
+        leak = self._evaluation.leak(line) if self._evaluation_files else None
         if leak is None:
             return None
         if len(self.report.contaminated) < _MAX_LINES:

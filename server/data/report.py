@@ -75,10 +75,12 @@ class TrainingTime(msgspec.Struct, kw_only=True):
 class DataReport(msgspec.Struct, kw_only=True):
     """Report of a preparation. removed: by rule, in the order of the steps. masked: personal data by kind. languages:
     detected languages of all lines; None without detection. left_out: lines that the mixture's weights left out.
+    evaluation_files: names of the files that lines were compared with; None in the report of an earlier version.
     scores: of the lines that a model scored, by the score's name. training: None if no model on disk was named, or the
     lines cannot be planned."""
 
     files: list[str] = []
+    evaluation_files: list[str] | None = None
     options: dict[str, object] = {}
     seed: int = 0
     num_lines: int = 0

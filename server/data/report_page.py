@@ -46,8 +46,14 @@ def _headline(report: DataReport) -> str:
     left_out = f", {report.left_out:,} left out by the weights" if report.left_out else ""
     return (
         f"{', '.join(report.files)}: {report.num_lines:,} lines, {report.num_removed:,} removed, {train:,} for "
-        f"training, {report.num_validation:,} for validation{left_out}"
+        f"training, {report.num_validation:,} for validation{left_out}{_compared(report.evaluation_files)}"
     )
+
+
+def _compared(evaluation_files: list[str] | None) -> str:
+    if evaluation_files is None:
+        return ""
+    return f"; compared with {', '.join(evaluation_files) or 'no evaluation, since none was named'}"
 
 
 def _tables(report: DataReport) -> Iterator[Table]:

@@ -122,7 +122,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class SynthesisRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A synthesis. variables: values for prompts, which `--set` replaces; of a list, each item draws one. quality:
-    rules that lines must pass."""
+    rules that lines must pass. against: evaluation files, relative to the recipe; `--against` names more."""
 
     source: AnySource
     steps: tuple[Step, ...]
@@ -131,6 +131,7 @@ class SynthesisRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     description: str = ""
     variables: dict[str, str | tuple[str, ...]] = {}
     quality: tuple[str, ...] = ("chat",)
+    against: tuple[str, ...] = ()
     lines: int = 100
 
     @property

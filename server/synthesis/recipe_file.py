@@ -19,7 +19,7 @@ from server.synthesis.variables import placeholders
 
 _INDEX = re.compile(r"\[\d+\]")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_NOT_IN_DIGEST = ("name", "description", "variables", "lines")
+_NOT_IN_DIGEST = ("name", "description", "variables", "against", "lines")
 _TYPES = ("string", "integer", "number", "boolean", "array", "object")
 
 

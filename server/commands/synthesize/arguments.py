@@ -46,7 +46,9 @@ class SynthesisConfig:
     input: tuple[str, ...] = _option((), "Files of seeds or documents, instead of the recipe's.", metavar="FILE")
     set: tuple[str, ...] = _option((), "Replace variables of the recipe: language=German.", metavar="NAME=VALUE")
     against: tuple[str, ...] = _option(
-        (), "Evaluation files; lines that contain text of them are dropped.", metavar="FILE"
+        (),
+        "Evaluation files besides the recipe's; lines that contain text of them are dropped.",
+        metavar="FILE",
     )
     recipe_changed: bool = _option(
         False, "Continue after a change of the recipe: only requests that have changed are computed."

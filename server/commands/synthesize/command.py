@@ -53,15 +53,17 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.write(_listed() if namespace.list else _shown(namespace.show))
         return 0
     config: SynthesisConfig = build_config(SynthesisConfig, namespace)
-    if namespace.recipe is None or config.out is None:
+    if namespace.recipe is None or (given_out := config.out) is None:
         raise OptionError("RECIPE or --out is missing; usage: headrace synthesize RECIPE --model MODEL --out FILE")
     recipe, path = load_recipe(namespace.recipe, config.variables)
     files = config.input or tuple(str(path.parent / name) for name in recipe.source.files)
+    against = (*(str(path.parent / name) for name in recipe.against), *config.against)
+    config = dataclasses.replace(config, against=tuple(dict.fromkeys(against)))
     check_files(config, files)
     check_steps(recipe, config)
     preparation = open_filters(recipe, config)
     items = open_source(recipe.source, files, config.seed)
-    out = Path(config.out).expanduser()
+    out = Path(given_out).expanduser()
     journal_path = out.with_name(out.name + SUFFIX)
     if out.exists() and not journal_path.exists():
         raise OptionError(f"{out} exists and has no journal, so it is not of a synthesis; name another --out")
@@ -235,7 +237,10 @@ class _Run:
             f"{answers.num_tokens:,} tokens in {counted(answers.num_computed, 'new answer')}\n"
         )
         if not self.config.against:
-            say("no --against file: the lines were not compared with an evaluation")
+            sys.stdout.write(
+                "NOT compared with an evaluation, since none is named: give its files with --against, or as the "
+                "recipe's against\n"
+            )
         if reason:
             say(f"stopped: {reason}")
             return 0 if synthesis.is_exhausted and synthesis.num_lines else _STOPPED

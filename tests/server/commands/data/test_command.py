@@ -52,7 +52,8 @@ def test_a_file_is_prepared_split_and_reported(folder: Path, capsys: pytest.Capt
     capsys.readouterr()
 
     assert run(["report", "report.json"]) == 0
-    assert "in.jsonl: 21 lines, 2 removed, 17 for training, 2 for validation" in capsys.readouterr().out
+    headline = capsys.readouterr().out.split("\n")[0]
+    assert headline == ("in.jsonl: 21 lines, 2 removed, 17 for training, 2 for validation; compared with eval.jsonl")
     assert run(["report", "report.json", "--out", "page.html"]) == 0
     assert "<td>duplicate<td>1<td>21<td>21" in (folder / "page.html").read_text()
 

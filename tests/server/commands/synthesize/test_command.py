@@ -101,7 +101,7 @@ def test_a_stopped_run_continues_where_it_was(
     resumed, num_asked = (folder / "out.jsonl").read_bytes(), teacher.num_asked
     captured = capsys.readouterr()
     assert "has 7 answers, which are not computed again" in captured.err
-    assert "no --against file" in captured.err
+    assert "\nNOT compared with an evaluation, since none is named: give its files with --against" in captured.out
     assert "written: 6 lines of 6 items; 180 tokens in 5 new answers" in captured.out
     assert resumed.startswith(partial)
     assert partial.count(b"\n") == 2
@@ -262,7 +262,26 @@ def test_budgets_and_acceptance_stop_a_run_with_its_own_exit_code(
     captured = capsys.readouterr()
     assert "stopped: 0 of 32 items became lines, less than --min-acceptance 5%" in captured.err
     assert "task is too short 32" in captured.out
-    assert "no --against" not in captured.err
+    assert "NOT compared" not in captured.out
+
+
+@pytest.mark.usefixtures("teacher")
+def test_evaluation_files_of_the_recipe_are_compared_with_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("--lines", "2", "--report", "report.json") == 0
+    assert json.loads((folder / "report.json").read_bytes())["evaluation_files"] == []
+    (folder / "held-out.jsonl").write_bytes((folder / "out.jsonl").read_bytes().splitlines()[0])
+    (folder / "other.jsonl").write_bytes(encoded(chat("Q?", "nothing of this")))
+    (folder / "mine.yaml").write_text(f"{RECIPE}against: [held-out.jsonl]\n")
+    capsys.readouterr()
+    assert (
+        _run("--lines", "2", "--against", "other.jsonl", "--report", "report.json") == 0
+    )  # the recipe's digest is the same
+    captured = capsys.readouterr()
+    assert "contaminated 1" in captured.out
+    assert "NOT compared" not in captured.out
+    assert json.loads((folder / "report.json").read_bytes())["evaluation_files"] == ["held-out.jsonl", "other.jsonl"]
+    with pytest.raises(OptionError, match=r"held-out\.jsonl would be overwritten"):
+        _run("--report", "held-out.jsonl")
 
 
 @pytest.mark.usefixtures("teacher")
