@@ -38,7 +38,7 @@ class Cluster:
         sizes = ("--kv-cache-memory-bytes", "64MiB", "--threads", "1", "--shutdown-timeout", "20")
         ports = ("--port", str(_PORT), "--replica-port", str(_REPLICA_PORT), "--address", self.address)
         with self.log(name).open("wb") as file:
-            return subprocess.Popen(headrace("fleet", *options, *sizes, *ports), stderr=file, env=self.env)
+            return subprocess.Popen(headrace("fleet", *sizes, *ports, *options), stderr=file, env=self.env)
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -117,6 +117,18 @@ def test_an_update_loses_no_request(cluster: Cluster, model_folder: Path, replic
     for _ in range(4):  # all replicas know the new name
         body = {"model": "renewed", "prompt": "a", "max_tokens": 2}
         assert httpx.post(f"{_URL}/v1/completions", json=body, timeout=60).status_code == 200
-    stop = headrace("fleet", "stop", "--address", cluster.address)
-    subprocess.run(stop, check=True, timeout=180, env=cluster.env)
-    assert first.wait(60) == second.wait(60) == 0
+    assert first.wait(60) == 0
+    assert "another command has updated the fleet" in cluster.log("first").read_text()
+    if replicas == "1":
+        other = cluster.start("other", model, "--port", str(_PORT + 1))
+        assert other.wait(120) == 2
+        assert f"--port is {_PORT + 1}, and the fleet that runs in this cluster has --port {_PORT}" in (
+            cluster.log("other").read_text()
+        )
+        second.send_signal(signal.SIGTERM)
+    else:
+        stop = headrace("fleet", "stop", "--address", cluster.address)
+        subprocess.run(stop, check=True, timeout=180, env=cluster.env)
+    assert second.wait(60) == 0
+    with pytest.raises(httpx.ConnectError):  # the front has ended, too
+        httpx.get(_URL)

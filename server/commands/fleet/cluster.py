@@ -22,6 +22,7 @@ from engine.errors import OptionError, StartupError
 from server.commands.fleet.addresses import check_listens, check_recorded
 from server.commands.fleet.config import FleetConfig
 from server.commands.fleet.front import front_variables, haproxy_binary, own_front_variables, set_unless_given
+from server.commands.fleet.ray_output import fields_ignored, quiet_serve, without_noise
 from server.commands.fleet.replica import ReplicaServer
 from server.commands.fleet.scaling import QueuedTokens
 from server.config.server import ServerConfig
@@ -37,6 +38,7 @@ _DRAIN_SURPLUS_S = 10.0  # for a replica to leave the front's rotation, and to e
 _MANY = 1_000_000  # requests in a replica: headrace's own queue has the limits
 _LOGS = {"log_level": "WARNING", "enable_access_log": False}  # of Ray Serve; servers have their own
 _MOST_ATTEMPTS = 3  # to start a replica
+_ANSWER_S = 5.0  # of a replica to a command
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,25 @@ class FleetState:
     status: str
     replicas: dict[str, int]
     message: str
+
+    @property
+    def is_updating(self) -> bool:
+        """Whether a command starts or updates it. Lost replicas and other numbers of replicas do not count."""
+        return self.status == "DEPLOYING"
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == "RUNNING"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The start or the update of a fleet, which its replicas know. id: of the command's run."""
+
+    id: str
+    host: str
+    port: int
+    timeout_keep_alive: int
 
 
 def require_ray(*, makes_token: bool) -> None:
@@ -114,7 +135,7 @@ def own_cluster(fleet: FleetConfig, num_cpus: int) -> Iterator[str]:
         variables = {**front_variables(fleet.replica_port), **own_front_variables(Path(folder), binary, os.environ)}
         os.environ.update(set_unless_given(os.environ, variables))
         own = {"num_cpus": num_cpus, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-        with _connected("local", **own) as address:
+        with without_noise(has_other_machines=False), _connected("local", **own) as address:
             yield address
 
 
@@ -126,13 +147,14 @@ def running_cluster(address: str | None, *, shows_logs: bool) -> Iterator[str]:
         check_recorded(os.environ)
     else:
         check_listens(address)
-    with _connected(address or "auto", log_to_driver=shows_logs) as found:
+    with without_noise(has_other_machines=True), _connected(address or "auto", log_to_driver=shows_logs) as found:
         yield found
 
 
 @contextlib.contextmanager
 def _connected(address: str, **options: Any) -> Iterator[str]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet_serve()
     import ray
     from ray.exceptions import RayError
 
@@ -153,9 +175,9 @@ def _connected(address: str, **options: Any) -> Iterator[str]:
         ray.shutdown()
 
 
-def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threads: int) -> None:
+def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threads: int) -> Launch:
     """Start the fleet in the connected cluster, or update the one that runs there, and wait until its replicas are
-    ready. threads: CPUs of a replica. Raises StartupError."""
+    ready. threads: CPUs of a replica. Raises OptionError if another front runs there, or StartupError."""
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions
@@ -179,20 +201,59 @@ def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
         max_surge_percent=1 if fleet.fewest == 1 else 0,
         **number,
     )
+    launch = Launch(secrets.token_hex(8), server.host, server.port, server.timeout_keep_alive)
+    if (running := running_launch()) is not None:
+        check_front(launch, running)
     options = HTTPOptions(host=server.host, port=server.port, keep_alive_timeout_s=server.timeout_keep_alive)
     try:
-        serve.start(http_options=options, logging_config=_LOGS)
+        with fields_ignored() as ignored:
+            serve.start(http_options=options, logging_config=_LOGS)
     except (RayError, TimeoutError) as error:
         raise StartupError(f"the front of the fleet did not start: {_last_line(str(error))}") from None
-    application = deployment(_replica_class(server, engine)).bind()
+    if ignored:
+        served = ", ".join(sorted(serve.status().applications)) or "nothing"
+        raise OptionError(
+            f"another front of Ray Serve runs in this cluster, which serves {served}; it differs in "
+            f"{', '.join(ignored)}: give its --host, --port and --timeout-keep-alive, or end what it serves"
+        )
+    application = deployment(_replica_class(server, engine, launch)).bind()
     try:
         serve.run(application, name=APPLICATION, route_prefix="/", logging_config=_LOGS)
     except (RuntimeError, TimeoutError) as error:
         state = fleet_state()
         raise StartupError(f"the fleet did not start: {_last_line(state.message if state else str(error))}") from None
+    return launch
 
 
-def _replica_class(server: ServerConfig, engine: EngineConfig) -> Any:
+def check_front(wanted: Launch, running: Launch) -> None:
+    """Raise OptionError unless the running fleet's front is the wanted one, since Ray does not change it."""
+    for name in ("host", "port", "timeout_keep_alive"):
+        given, present = getattr(wanted, name), getattr(running, name)
+        if given != present:
+            flag = "--" + name.replace("_", "-")
+            raise OptionError(
+                f"{flag} is {given}, and the fleet that runs in this cluster has {flag} {present}; give the same to "
+                "update it, or end it first with headrace fleet stop"
+            )
+
+
+def running_launch() -> Launch | None:
+    """Return the launch of one of the running fleet's replicas; None if none runs or answers."""
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    if fleet_state() is None:
+        return None
+    try:
+        found = serve.get_app_handle(APPLICATION).launch.remote().result(timeout_s=_ANSWER_S)
+    except (RayError, RayServeException, TimeoutError):
+        return None
+    assert isinstance(found, Launch)
+    return found
+
+
+def _replica_class(server: ServerConfig, engine: EngineConfig, launch: Launch) -> Any:
     """Return the class whose instances Ray makes, one in each replica. It is sent there with its functions, which share
     `made`."""
     from ray import serve
@@ -204,6 +265,9 @@ def _replica_class(server: ServerConfig, engine: EngineConfig) -> Any:
         return made[0]
 
     class Deployment:
+        async def launch(self) -> Launch:
+            return launch
+
         async def check_health(self) -> None:
             await made[0].check_health()
 
@@ -222,8 +286,12 @@ def _last_line(message: str) -> str:
 def fleet_state() -> FleetState | None:
     """Return the state of the fleet in the connected cluster; None if none runs there."""
     from ray import serve
+    from ray.exceptions import ActorDiedError
 
-    application = serve.status().applications.get(APPLICATION)
+    try:
+        application = serve.status().applications.get(APPLICATION)
+    except ActorDiedError:  # another command ends the fleet and its front now
+        return None
     if application is None:
         return None
     deployment = application.deployments.get(_DEPLOYMENT)
@@ -233,8 +301,8 @@ def fleet_state() -> FleetState | None:
 
 
 def stop_fleet() -> None:
-    """End the fleet in the connected cluster when its requests have ended, at most after its --shutdown-timeout.
-    Raises OptionError if none runs there."""
+    """End the fleet in the connected cluster when its requests have ended, at most after its --shutdown-timeout, and
+    its front unless another application of Ray Serve uses it. Raises OptionError if none runs there."""
     from ray import serve
 
     if fleet_state() is None:
@@ -242,3 +310,5 @@ def stop_fleet() -> None:
     while fleet_state() is not None:
         with contextlib.suppress(TimeoutError):  # Ray waits for a minute only, which --shutdown-timeout may exceed
             serve.delete(APPLICATION)
+    if not serve.status().applications:
+        serve.shutdown()

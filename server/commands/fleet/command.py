@@ -16,7 +16,16 @@ import httpx
 from engine.child_processes.log_format import configure_logging
 from engine.config import EngineConfig
 from server.commands.fleet.arguments import ACTIONS, STATUS, STOP, action_parser, fleet_parser
-from server.commands.fleet.cluster import deploy, fleet_state, own_cluster, require_ray, running_cluster, stop_fleet
+from server.commands.fleet.cluster import (
+    Launch,
+    deploy,
+    fleet_state,
+    own_cluster,
+    require_ray,
+    running_cluster,
+    running_launch,
+    stop_fleet,
+)
 from server.commands.fleet.config import FleetConfig
 from server.commands.fleet.front import NUM_PORTS, front_variables
 from server.commands.fleet.options import replica_options
@@ -67,7 +76,9 @@ def _act(action: str, fleet: FleetConfig) -> int:
             return 1
         replicas = ", ".join(f"{count} {name}" for name, count in sorted(state.replicas.items())) or "none"
         message = f"\nreason: {' '.join(state.message.split())}" if state.message else ""
-        sys.stdout.write(f"status: {state.status}\nreplicas: {replicas}{message}\n")
+        launch = running_launch()
+        front = "" if launch is None else f"\nfront at {_url(launch.host, launch.port)}"
+        sys.stdout.write(f"status: {state.status}\nreplicas: {replicas}{message}{front}\n")
         for port in _listening_ports(fleet.replica_port):
             sys.stdout.write(f"replica at http://127.0.0.1:{port} (/metrics, /health)\n")
         return 0
@@ -83,20 +94,45 @@ def _serve(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
     with cluster as address:
         if not is_for_this_machine(server.host) and not (server.api_key or server.api_keys_file):
             logger.warning("there is no key: anyone who can reach %s can use the fleet", server.host)
-        deploy(fleet, server, engine, threads)
+        launch = deploy(fleet, server, engine, threads)
         stopped = _catch_signals()  # not before: until here, an interruption ends the cluster
-        url = f"http://{host_port({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(server.host, server.host), server.port)}"
         number = str(fleet.replicas) if fleet.max_replicas is None else f"{fleet.fewest} to {fleet.most}"
+        url = _url(server.host, server.port)
         logger.info("ready at %s, replicas: %s; headrace fleet status --address %s shows them", url, number, address)
-        while not stopped.wait(_LOOK_S):
-            if fleet_state() is None:
-                logger.info("the fleet was stopped")
-                if is_own:
-                    stopped.wait(_LEAVE_S)
-                return 0
+        if not _watch(launch, stopped, is_own=is_own):
+            return 0
         logger.info("stopping: requests have %g s to end", server.shutdown_timeout)
         stop_fleet()
     return 0
+
+
+def _url(host: str, port: int) -> str:
+    """Return the address of the front, for programs on its machine."""
+    return f"http://{host_port({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host), port)}"
+
+
+def _watch(launch: Launch, stopped: threading.Event, *, is_own: bool) -> bool:
+    """Wait until this command must stop the fleet, or end without that, and return whether it must: after a signal,
+    unless another command has updated the fleet. is_own: whether the cluster ends with this command, which then
+    stays."""
+    is_reported = False
+    while True:
+        is_signaled = stopped.wait(_LOOK_S)
+        state = fleet_state()
+        if state is None:
+            logger.info("the fleet was stopped")
+            if is_own:
+                stopped.wait(_LEAVE_S)
+            return False
+        is_updated = state.is_updating or ((running := running_launch()) is not None and running.id != launch.id)
+        if is_updated and not is_own and (is_signaled or state.is_running):
+            logger.info("another command has updated the fleet, which keeps running; this command ends")
+            return False
+        if is_signaled:
+            return True
+        if is_updated and is_own and not is_reported:
+            is_reported = True
+            logger.info("another command updates the fleet, whose cluster ends with this command: keep it running")
 
 
 def _catch_signals() -> threading.Event:
