@@ -9,14 +9,13 @@ import torch
 from engine.command_io.weighing import USUAL_CONTEXT, Weighed
 from engine.config import DType, EngineConfig, Quantization
 from engine.draft_model.load import draft_block_bytes
-from engine.protocol.pooling import capabilities_of
 from engine.runner.kv_budget import STATES_PER_SEQUENCE, CacheDemand
 from engine.runner.kv_groups import kv_groups
 from engine.speculation.settings import speculation_settings
 from engine.startup.adapter_memory import adapter_memory
 from engine.startup.device import planned_device
 from engine.startup.load import USE_TRANSFORMERS, load_options
-from engine.startup.task import pooling_tasks, pools
+from engine.startup.task import opened_capabilities
 from models.architecture.kv_layout import KV_DTYPES, KVLayout
 from models.attention.reference import ReferenceAttention
 from models.checkpoints.base import Checkpoint
@@ -27,7 +26,6 @@ from models.kernels.ops import Operations, select_operations
 from models.kv.cache import CacheLayout
 from models.loading.load import build_skeleton
 from models.loading.open import OpenedModel, open_with_either
-from models.pooling.traits import is_pooling_model
 from models.sources.resolve import ModelFiles
 from models.system.memory import free_memory_bytes, is_host
 from models.training.trainable_layers import layer_kinds, trainable_layers
@@ -75,16 +73,14 @@ def weigh_opened(
         per_token += draft_layout.unshared_block_bytes(1)
     demand = CacheDemand(groups, block_bytes, layout.state_bytes)
     longest = min(config.max_model_len or opened.max_position, opened.max_position)
-    is_pooling = isinstance(opened, OpenedModel) and pools(config.task, is_pooling_model(opened.spec, files.root))
+    capabilities = opened_capabilities(opened, files, config.task)
+    is_pooling = "completion" not in capabilities
     if is_pooling:
         # Pooling has no cache: a batch of texts needs the keys and values of one layer at a time.
         per_token = max((each.position_bytes for each in layout.layers if isinstance(each, KVLayout)), default=0)
         least_kv = most_kv = per_token * max(longest, _POOLED_TOKENS)
         usual_kv = least_kv
-        assert isinstance(opened, OpenedModel)
-        capabilities = capabilities_of(pooling_tasks(config.task, opened.spec.score_head))
     else:
-        capabilities = ["completion"]
         least = longest if config.max_model_len is not None else min(longest, _LEAST_CONTEXT)
         least_kv = demand.sequence_bytes(least)
         usual_kv = demand.sequence_bytes(min(USUAL_CONTEXT, longest))

@@ -1,5 +1,5 @@
-"""`python -m engine.finetuning.describe FOLDER OPTIONS`: finds a model, and writes its tokenizer and context length
-into a job's folder.
+"""`python -m engine.finetuning.describe FOLDER OPTIONS`: finds a model, and writes its tokenizer, context length
+and capabilities into a job's folder.
 
 OPTIONS is an EngineConfig as JSON. With the tokenizer, a process that loads no model can tokenize the examples.
 """
@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         with contextlib.closing(foreground_progress()) as progress:
             from engine.startup.description import tokenizer_info  # imports torch: a signal may come meanwhile
+            from engine.startup.task import opened_capabilities
             from models.loading.open import open_model
             from models.sources.resolve import resolve_model
             from models.tokenizer.load import load_tokenizer_assets
@@ -39,6 +40,8 @@ def main(argv: Sequence[str]) -> int:
             progress("read tokenizer", 0, 0, "")
             assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
             write_atomically(folder.context, msgspec.json.encode(opened.max_position))
+            capabilities = opened_capabilities(opened, files, options.task)
+            write_atomically(folder.capabilities, msgspec.json.encode(capabilities))
             write_atomically(folder.tokenizer_info, msgspec.msgpack.encode(tokenizer_info(assets)))
     except (HeadraceError, ModelError, OSError) as error:
         sys.stderr.write(f"{REASON_PREFIX}{error}\n")

@@ -131,6 +131,7 @@ class JobFolder:
         # Written before the trainer starts.
         self.tokenizer_info = path / "tokenizer.msgpack"  # a TokenizerInfo
         self.context = path / "context.json"  # the number of tokens that the model takes; may be missing
+        self.capabilities = path / "capabilities.json"  # of the model, as its card names them; may be missing
         self.tokenizer = path / "tokenizer.json"
         self.train = path / "train.jsonl"  # TrainingItems, one a line; for reinforcement, GradedPrompts
         self.valid = path / "valid.jsonl"  # in the form of `train`; may be missing

@@ -147,15 +147,15 @@ def check_named_models(
     OptionError."""
     named = {"--model": arguments.model, "--semantic-model": options.semantic_model}
     requested = [(option, model) for option, model in named.items() if model is not None]
+    judge = judge_of(options)
+    judges = needed_models(judge) if judge is not None else []
+    needs = {"--model": "completion" if has_bounds(arguments, options) else "", "--semantic-model": "embedding"}
     if server is not None:
         from server.commands.data.server_model import check_server
         from server.commands.synthesize.http_client import RequestedModel
 
-        needs = {"--model": "completion" if has_bounds(arguments, options) else "", "--semantic-model": "embedding"}
         served = [RequestedModel(option, model, needs[option]) for option, model in requested]
-        if (judge := judge_of(options)) is not None:
-            option = f"--judge {arguments.judge}"
-            served += [RequestedModel(option, name, "completion") for name in needed_models(judge)]
+        served += [RequestedModel(f"--judge {arguments.judge}", name, "completion") for name in judges]
         has_tokens = counts_tokens(arguments, options)
         check_server(server, arguments.model, served, has_tokens=has_tokens)
     elif requested:
@@ -163,7 +163,8 @@ def check_named_models(
 
         for option, model in requested:
             described = folder if option == "--model" else JobFolder(folder.path.with_name("semantic"))
-            describe_local_model(model, option, described)
+            needed = "completion" if option == "--model" and judges else needs[option]  # it answers as the judge, too
+            describe_local_model(model, option, described, needed)
 
 
 def counts_tokens(arguments: argparse.Namespace, options: PreparationOptions) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,11 +11,11 @@ import msgspec
 from engine.child_processes.background import TRY_AGAIN
 from engine.command_io.finetuning.items import TrainingItem
 from engine.command_io.finetuning.job import JobFolder
-from engine.config import EngineConfig
 from engine.errors import OptionError
 from engine.protocol import TokenizerInfo
 from server.commands.child_process import run_module
 from server.commands.data.server_model import ServerAddress, ServerModel, on_server
+from server.commands.options.sources import resolve_options
 from server.config.server import ServerConfig
 from server.data.preparation import MAX_FAULTS, DataFault, FaultyLines, KeptLine
 from server.data.report import NumberSpread, spread_of
@@ -34,15 +35,21 @@ _NO_LIMIT = 1 << 30  # tokens
 Tokens = tuple[NumberSpread, int]  # of lines, and the number of those that are learned
 
 
-def describe_local_model(model: str, option: str, folder: JobFolder) -> None:
+def describe_local_model(model: str, option: str, folder: JobFolder, capability: str) -> None:
     """Find a model, and write its tokenizer and context length to the folder. Raises OptionError for a model that
-    cannot be read; the reason is then on stderr. Exits if it is stopped, or the disk is full."""
+    cannot be read, where the reason is then on stderr, and for one without the capability, a name of model cards or "".
+    Exits if it is stopped, or the disk is full."""
     folder.path.mkdir()
-    engine = msgspec.json.encode(EngineConfig(model=model)).decode()
-    if (code := run_module("engine.finetuning.describe", str(folder.path), engine)) == 1:
+    _, engine = resolve_options({"model": model}, os.environ, None)
+    if (code := run_module("engine.finetuning.describe", str(folder.path), msgspec.json.encode(engine).decode())) == 1:
         raise OptionError(f"{option} {model} cannot be read, for the reason above; give another model")
     if code:
         sys.exit(1 if code == TRY_AGAIN else code)
+    known = msgspec.json.decode(folder.capabilities.read_bytes(), type=list[str])
+    if capability and capability not in known:
+        raise OptionError(
+            f"{option}: the model {model} can do {', '.join(known)}, and not {capability}; name another one"
+        )
 
 
 def count_tokens(folder: JobFolder, lines: Sequence[KeptLine]) -> Tokens:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from engine.child_processes.background import TRY_AGAIN
-from engine.config import EngineConfig
+from engine.config import EngineConfig, Task
 from engine.finetuning import describe
 from engine.protocol import TokenizerInfo
 from tests.helpers.model_folders import write_model_folder
@@ -31,6 +31,13 @@ def test_tokenizer_and_context_are_written(tmp_path: Path) -> None:
     assert _describe(tmp_path, str(model)) == 0
     assert msgspec.msgpack.decode((tmp_path / "tokenizer.msgpack").read_bytes(), type=TokenizerInfo).tokenizer_json
     assert json.loads((tmp_path / "context.json").read_bytes()) == 256
+    assert json.loads((tmp_path / "capabilities.json").read_bytes()) == ["completion"]
+
+
+def test_capabilities_of_a_model_that_pools_are_written(tmp_path: Path) -> None:
+    model = write_model_folder(tmp_path / "model")
+    assert _describe(tmp_path, str(model), task=Task.EMBED) == 0
+    assert json.loads((tmp_path / "capabilities.json").read_bytes()) == ["embedding"]
 
 
 def test_overridden_fields_of_the_configuration_count(tmp_path: Path) -> None:

@@ -192,8 +192,11 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "chat_refusal" in capsys.readouterr().out
 
 
-def _describe(_: str, path: str, __: str) -> int:
-    JobFolder(Path(path)).tokenizer_info.write_bytes(msgspec.msgpack.encode(byte_level_info()))
+def _describe(_: str, path: str, engine: str) -> int:
+    folder = JobFolder(Path(path))
+    folder.tokenizer_info.write_bytes(msgspec.msgpack.encode(byte_level_info()))
+    pools = json.loads(engine)["model"] == "minilm" or json.loads(engine)["task"] == "embed"
+    folder.capabilities.write_bytes(msgspec.json.encode(["embedding"] if pools else ["completion"]))
     return 0
 
 
@@ -288,3 +291,32 @@ def test_a_model_that_cannot_be_read_is_refused_before_lines_are_read(
     monkeypatch.setattr(tokens, "run_module", lambda *_: 130)
     with pytest.raises(SystemExit, match="130"):
         run(["prepare", "in.jsonl", "--out", "out.jsonl", option, "m"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--semantic-model m", "--semantic-model: the model m can do completion, and not embedding"),
+        ("--model minilm --max-ifd 1", "--model: the model minilm can do embedding, and not completion"),
+        ("--model minilm --judge judge.json --min-score 1", "--model: the model minilm .* not completion"),
+    ],
+)
+def test_a_model_of_the_wrong_kind_is_refused_before_lines_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: str, message: str
+) -> None:
+    monkeypatch.setattr(tokens, "run_module", _describe)
+    grader = {"type": "score_model", "name": "good", "model": "judge", "range": [0, 9]}
+    messages = [{"role": "user", "content": "{{sample.output_text}}"}]
+    (folder / "judge.json").write_text(json.dumps({**grader, "input": messages}))
+    (folder / "in.jsonl").write_text("no line")
+    command = f"prepare in.jsonl --out out.jsonl {options}"
+    with pytest.raises(OptionError, match=f"{message}; name another one"):
+        run(command.split())
+
+
+def test_options_of_the_environment_count_for_a_models_kind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "run_module", _describe)
+    monkeypatch.setenv("HEADRACE_TASK", "embed")
+    (folder / "in.jsonl").write_text("no line")
+    with pytest.raises(StartupError, match="line 1"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--semantic-model", "m"])
