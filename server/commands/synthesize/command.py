@@ -78,6 +78,8 @@ def run(argv: Sequence[str]) -> int:
         if len(journal):
             say(f"{journal_path} has {counted(len(journal), 'answer')}, which are not computed again")
         work = _Run(config, namespace, recipe, items, preparation, journal, out)
+        if config.teacher_url is not None:
+            asyncio.run(work.check_teacher())
         if needs_engine:
             return work.with_engine(began_s)
         return asyncio.run(work.with_client())
@@ -132,6 +134,17 @@ class _Run:
         except EngineStopped:
             self._write()
             raise StartupError("the engine was stopped; run the same command to continue") from None
+
+    async def check_teacher(self) -> None:
+        """Check the teacher's address and model before an engine is loaded or a step is computed. Raises OptionError
+        for an address that does not answer, or several models of which none is named, and StartupError."""
+        is_shared = bool(self.config.teacher_steps)
+        model = self.config.teacher_model if is_shared else getattr(self.namespace, "model", None)
+        async with contextlib.aclosing(self._teacher_client()) as client:
+            if model is None:
+                await client.only_model("--teacher-model" if is_shared else "--model")
+            else:
+                await client.warn_of_unlisted(model)
 
     async def with_client(self) -> int:
         """Make the lines with a running server or a teacher; return the exit code."""

@@ -76,7 +76,7 @@ class SynthesisClient:
         try:
             return [{**each, "id": each["id"]} for each in models["data"]]
         except (KeyError, TypeError):
-            raise StartupError(f"{self.url}/v1/models is no list of models; check the address") from None
+            raise OptionError(f"{self.url}/v1/models is no list of models; check the address") from None
 
     async def check_models(self, requested: Iterable["RequestedModel"]) -> None:
         """Raise OptionError if the server lacks a model, or says that the model cannot do what is asked of it."""
@@ -91,12 +91,26 @@ class SynthesisClient:
                     f"{each.capability}; name another one"
                 )
 
-    async def only_model(self) -> str:
-        """Return the name of the server's model. Raises OptionError if there are several."""
+    async def only_model(self, option: str = "--model") -> str:
+        """Return the name of the server's model. Raises OptionError if there are several, of which the option chooses
+        one."""
         names = await self.model_names()
         if len(names) != 1:
-            raise OptionError(f"{self.url} has {len(names)} models; choose one with --model: {', '.join(names[:20])}")
+            raise OptionError(f"{self.url} has {len(names)} models; choose one with {option}: {', '.join(names[:20])}")
         return names[0]
+
+    async def warn_of_unlisted(self, model: str) -> None:
+        """Warn of a model that the endpoint does not list. That is no error, since some endpoints have more names than
+        they list, and others list none. Raises OptionError for an address that cannot be used."""
+        try:
+            response = await self.send("GET", "/v1/models", may_refuse=True)
+            names = [str(each["id"]) for each in response.json()["data"]]
+        except OptionError:
+            raise
+        except (StartupError, ValueError, KeyError, TypeError):
+            return
+        if names and model not in names:
+            say(f"{self.url} lists no model {model}, so it may refuse the requests; it lists {', '.join(names[:20])}")
 
     async def pause(self, seconds: float) -> None:
         await self._sleep(seconds)
@@ -111,7 +125,7 @@ class SynthesisClient:
 
     async def send(self, method: str, path: str, *, may_refuse: bool = False, **given: Any) -> httpx.Response:
         """Return the answer. Raises StartupError if the server cannot be reached or remains unavailable, and for a
-        refusal unless `may_refuse`."""
+        refusal unless `may_refuse`; OptionError, which is one, for an address that never answered or that redirects."""
         wait_s, problem = 0.0, ""
         for attempt in range(_ATTEMPTS):
             if attempt:
@@ -123,7 +137,7 @@ class SynthesisClient:
             except httpx.RequestError as error:
                 problem = f"cannot be reached ({_cause(error)})"
                 if isinstance(error, httpx.ConnectError) and not self._has_answered:
-                    raise StartupError(
+                    raise OptionError(
                         f"{self.url} {problem}; check the address, and that a server runs there"
                     ) from None
                 continue
@@ -147,9 +161,9 @@ class SynthesisClient:
             self._last_said = line
 
     def check(self, response: httpx.Response) -> None:
-        """Raise StartupError for a refusal or a redirection."""
+        """Raise StartupError for a refusal, and OptionError for a redirection."""
         if response.has_redirect_location:
-            raise StartupError(
+            raise OptionError(
                 f"{self.url} answers {response.status_code} and redirects to {response.headers['location']}, which is "
                 "not followed with your key and texts; give the address that answers itself"
             )

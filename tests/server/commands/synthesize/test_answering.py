@@ -269,9 +269,11 @@ async def test_a_teacher_that_stays_away_ends_the_run(
 ) -> None:
     teacher = Teacher(*replies)
     async with aclosing(teacher.client()) as client:
-        with pytest.raises(StartupError, match=message):
+        with pytest.raises(StartupError, match=message) as raised:
             await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:2])
     assert len(teacher.bodies) == num_asked
+    is_wrong_address = "check the address" in message or "redirects" in message
+    assert isinstance(raised.value, OptionError) is is_wrong_address  # exit code 2
 
 
 @pytest.mark.parametrize(
@@ -296,6 +298,34 @@ async def test_an_address_of_another_kind_is_named(content: bytes, message: str)
     async with aclosing(SynthesisClient("http://page", "", key_source="", transport=transport)) as client:
         with pytest.raises(StartupError, match=f"http://page/v1/models {message}"):
             await client.only_model()
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "warning"),
+    [
+        (
+            200,
+            b'{"data": [{"id": "a"}]}',
+            "http://teacher lists no model wise, so it may refuse the requests; it lists a",
+        ),
+        (200, b'{"data": [{"id": "wise"}]}', ""),
+        (200, b'{"data": []}', ""),
+        (200, b"<html>", ""),
+        (404, b"{}", ""),
+        (500, b"{}", ""),
+    ],
+)
+async def test_a_model_that_an_endpoint_does_not_list_is_warned_of(
+    status: int, content: bytes, warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def no_sleep(_: float) -> None: ...
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, content=content))
+    client = SynthesisClient("http://teacher", "", key_source="", transport=transport, sleep=no_sleep)
+    async with aclosing(client):
+        await client.warn_of_unlisted("wise")
+    said = [line for line in capsys.readouterr().err.splitlines() if "attempt" not in line]
+    assert said == ([warning] if warning else [])
 
 
 async def test_a_teacher_answers_only_the_steps_that_are_named(journal: AnswerJournal) -> None:

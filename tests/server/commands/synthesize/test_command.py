@@ -166,6 +166,21 @@ def test_a_teacher_shares_the_steps_with_a_server(teacher: _Teacher, monkeypatch
     assert [(line["metadata"]["model"], line["metadata"]["fingerprint"]) for line in lines] == [("small", "print")] * 2
 
 
+@pytest.mark.usefixtures("folder", "teacher")
+def test_a_teachers_model_is_looked_for_before_the_first_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answers(*_: object) -> None:
+        raise AssertionError(capsys.readouterr().err)
+
+    monkeypatch.setattr(answering, "BatchAnswerer", answers)
+    options = ["--server", "http://server", "--model", "small", "--teacher-steps", "reply"]
+    with pytest.raises(OptionError, match="http://teacher has 2 models; choose one with --teacher-model: small, wise"):
+        _run(*options)
+    with pytest.raises(AssertionError, match="http://teacher lists no model tall, so it may refuse the requests"):
+        _run(*options, "--teacher-model", "tall")
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_teacher_and_a_server_with_models_of_one_name_do_not_share_answers(
     teacher: _Teacher, monkeypatch: pytest.MonkeyPatch
