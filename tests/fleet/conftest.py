@@ -1,11 +1,13 @@
-"""A fleet of two replicas on a tiny random model, in processes of its own."""
+"""Fleets on a tiny random model, in processes of their own."""
 
+import contextlib
 import importlib.util
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,16 +94,17 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model_folder(tmp_path_factory.mktemp("model"), config)
 
 
-@pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterator[RunningFleet]:
+@contextlib.contextmanager
+def started_fleet(folder: Path, *options: str, **env: str) -> Iterator[RunningFleet]:
+    """Run a fleet on this machine within the context. folder: for its log. env: more variables."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs Ray Serve: make test-fleet")
-    log = tmp_path_factory.mktemp("fleet") / "log"
-    sizes = ("--kv-cache-memory-bytes", "256MiB", "--threads", "1")
-    command = headrace("fleet", str(model_folder), "--served-model-name", MODEL, "--replicas", "2", *sizes)
-    command += ["--replica-port", str(REPLICA_PORT)]
+    log = folder / "log"
+    sizes = ("--kv-cache-memory-bytes", "256MiB", "--threads", "1", "--shutdown-timeout", "20")
+    ports = ("--port", str(PORT), "--replica-port", str(REPLICA_PORT))
+    command = headrace("fleet", *options, "--served-model-name", MODEL, *sizes, *ports)
     with log.open("wb") as file:
-        process = subprocess.Popen([*command, "--port", str(PORT), "--shutdown-timeout", "20"], stderr=file)
+        process = subprocess.Popen(command, stderr=file, env={**os.environ, **env})
     running = RunningFleet(process, log)
     try:
         end_s = time.monotonic() + START_TIMEOUT_S
@@ -117,3 +120,24 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Itera
             process.wait(120)
         print(log.read_text(errors="replace"))  # noqa: T201 - shown by pytest where a test failed
         assert not [pid for pid in engines if os.path.exists(f"/proc/{pid}")]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterator[RunningFleet]:
+    with started_fleet(tmp_path_factory.mktemp("fleet"), str(model_folder), "--replicas", "2") as running:
+        yield running
+
+
+def stream_until(ended: threading.Event, url: str) -> list[str]:
+    """Stream until `ended` is set, one request after another; return what was not answered whole."""
+    body = {"model": MODEL, "prompt": "a", "max_tokens": 30, "ignore_eos": True, "stream": True}
+    failures = []
+    while not ended.is_set():
+        try:
+            response = httpx.post(f"{url}/v1/completions", json=body, timeout=120)
+        except httpx.HTTPError as error:
+            failures.append(repr(error))
+            continue
+        if response.status_code != 200 or not response.text.rstrip().endswith("data: [DONE]"):
+            failures.append(f"{response.status_code} {response.text[-300:]}")
+    return failures

@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from server.commands.fleet.front import free_ports, front_variables, haproxy_binary, own_front_variables
-from tests.fleet.conftest import MODEL, START_TIMEOUT_S, headrace
+from tests.fleet.conftest import MODEL, START_TIMEOUT_S, headrace, stream_until
 
 _PORT = 8191
 _REPLICA_PORT = 31000
@@ -83,21 +83,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
             print(log.name, log.read_text(errors="replace"), sep="\n")  # noqa: T201 - shown where a test failed
 
 
-def ask(ended: threading.Event) -> list[str]:
-    """Ask until `ended` is set, one request after another; return what was not answered whole."""
-    body = {"model": MODEL, "prompt": "a", "max_tokens": 30, "ignore_eos": True, "stream": True}
-    failures = []
-    while not ended.is_set():
-        try:
-            response = httpx.post(f"{_URL}/v1/completions", json=body, timeout=120)
-        except httpx.HTTPError as error:
-            failures.append(repr(error))
-            continue
-        if response.status_code != 200 or not response.text.rstrip().endswith("data: [DONE]"):
-            failures.append(f"{response.status_code} {response.text[-300:]}")
-    return failures
-
-
 @pytest.mark.parametrize("replicas", ["1", "2"])
 def test_an_update_loses_no_request(cluster: Cluster, model_folder: Path, replicas: str) -> None:
     model = str(model_folder)
@@ -105,7 +90,7 @@ def test_an_update_loses_no_request(cluster: Cluster, model_folder: Path, replic
     cluster.wait_ready("first", first)
     ended = threading.Event()
     with ThreadPoolExecutor(2) as threads:
-        asking = [threads.submit(ask, ended) for _ in range(2)]
+        asking = [threads.submit(stream_until, ended, _URL) for _ in range(2)]
         try:
             names = ("--served-model-name", MODEL, "--served-model-name", "renewed")
             second = cluster.start("second", model, *names, "--replicas", replicas)

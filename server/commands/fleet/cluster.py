@@ -188,8 +188,14 @@ def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
             policy_function=f"{QueuedTokens.__module__}:{QueuedTokens.__name__}",
             policy_kwargs={"target": fleet.target_queued_tokens},
         )
-        bounds = AutoscalingConfig(min_replicas=fleet.fewest, max_replicas=fleet.most, policy=policy)
-        number = {"autoscaling_config": bounds}
+        scaling = AutoscalingConfig(
+            min_replicas=fleet.fewest,
+            max_replicas=fleet.most,
+            upscale_delay_s=fleet.upscale_delay,
+            downscale_delay_s=fleet.downscale_delay,
+            policy=policy,
+        )
+        number = {"autoscaling_config": scaling}
     deployment = serve.deployment(
         name=_DEPLOYMENT,
         max_ongoing_requests=_MANY,

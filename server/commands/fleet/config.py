@@ -25,6 +25,18 @@ class FleetConfig:
     target_queued_tokens: int = _fleet(
         8192, "With --max-replicas: queued prompt tokens for which there is one more replica.", minimum=1
     )
+    upscale_delay: float = _fleet(
+        30.0,
+        "With --max-replicas: seconds for which more replicas must be wanted before one is added.",
+        metavar="S",
+        minimum=0,
+    )
+    downscale_delay: float = _fleet(
+        600.0,
+        "With --max-replicas: seconds for which fewer replicas must be wanted before one is removed.",
+        metavar="S",
+        minimum=0,
+    )
     address: str | None = _fleet(
         None,
         "Head of a running Ray cluster, such as 10.0.0.5:6379, or auto for the one on this machine (default: a cluster "
