@@ -26,6 +26,7 @@ from engine.child_processes.log_format import FORM_VARIABLE, LEVEL_VARIABLE, Log
 from engine.config import EngineConfig
 from engine.errors import HeadraceError, ModelUnusable, OptionError
 from engine.protocol import (
+    IMPORT_STAGE,
     Failed,
     FromEngine,
     Loading,
@@ -67,7 +68,7 @@ def main() -> None:
     report = LoadingReporter(sock)
     pulse = Pulse(sock)
     faults = FaultPlan(text) if (text := os.environ.get(VARIABLE)) else None  # the API process has allowed it
-    report("import libraries", 0, 0, "")
+    report(IMPORT_STAGE, 0, 0, "")
     try:
         check_options(config)
         with _without_collections():

@@ -13,6 +13,7 @@ import msgspec
 
 from engine.child_processes.environment import compute_environment
 from engine.child_processes.frames import encode_frame, read_frame
+from engine.client.fork_server import ForkedProcess, ForkServer
 from engine.config import EngineConfig
 from engine.protocol import AddPooling, FromEngine, ToEngine, decode_from_engine
 
@@ -29,18 +30,11 @@ class EngineProcess:
     bytes, which may hold the last outputs of the engine and say which requests it had started.
     """
 
-    def __init__(self, command: tuple[str, ...], config: EngineConfig) -> None:
-        """Start the process. Its command gets the socket's file descriptor as its last argument."""
-        self._socket, child_end = socket.socketpair()
-        with child_end:
-            self._process = subprocess.Popen(
-                [*command, str(child_end.fileno())],
-                pass_fds=(child_end.fileno(),),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C in the terminal is the API process's to handle
-                env={**compute_environment(), "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(config).decode()},
-            )
-        self.pid = self._process.pid
+    def __init__(self, process: "subprocess.Popen[bytes] | ForkedProcess", sock: socket.socket) -> None:
+        """sock: this process's end, which the EngineProcess closes."""
+        self._process = process
+        self._socket = sock
+        self.pid = process.pid
         self._outbox: asyncio.Queue[bytes | AddPooling] | None = None
 
     async def run(self, on_message: Callable[[FromEngine], None]) -> int:
@@ -82,6 +76,53 @@ class EngineProcess:
         except subprocess.TimeoutExpired:  # its socket is closed, but it still runs
             self.kill()
             return self._process.wait()
+
+
+async def start_engine(command: tuple[str, ...], config: EngineConfig, fork_server: ForkServer | None) -> EngineProcess:
+    """Start an engine process: fork it if there is a fork server, else run the command, which gets the socket's file
+    descriptor as its last argument. If this is cancelled, the process ends."""
+    variables = {**compute_environment(), "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(config).decode()}
+    if fork_server is not None and (forked := await _fork(fork_server, variables)) is not None:
+        return forked
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [*command, str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C in the terminal is the API process's to handle
+            env=variables,
+        )
+    return EngineProcess(process, ours)
+
+
+async def _fork(fork_server: ForkServer, variables: dict[str, str]) -> EngineProcess | None:
+    """Fork an engine in a thread, since the imports may take a while. Return None if the fork server cannot."""
+    ours, theirs = socket.socketpair()
+
+    def fork() -> ForkedProcess | None:
+        with theirs:
+            return fork_server.fork(theirs, variables)
+
+    forking = asyncio.ensure_future(asyncio.to_thread(fork))
+    process = None
+    try:
+        process = await asyncio.shield(forking)
+    except asyncio.CancelledError:
+        forking.add_done_callback(_discard)
+        raise
+    finally:
+        if process is None:
+            ours.close()  # which also ends an engine that was forked too late
+    return None if process is None else EngineProcess(process, ours)
+
+
+def _discard(forking: "asyncio.Future[ForkedProcess | None]") -> None:
+    """Kill and reap the process, if there is one."""
+    if not forking.cancelled() and forking.exception() is None and (process := forking.result()) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 async def _receive(reader: asyncio.StreamReader) -> FromEngine | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from engine.child_processes.frames import FrameTooLong
 from engine.client.engine_calls import EngineCalls
 from engine.client.engine_life import EngineLife
+from engine.client.fork_server import ForkServer
 from engine.client.interface import EngineCallbacks, EngineState, EngineStatus
 from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
@@ -83,11 +84,13 @@ class ProcessClient:
         hang_timeout_s: float = 0.0,
         callbacks: EngineCallbacks | None = None,
         command: tuple[str, ...] = _COMMAND,
+        fork_server: ForkServer | None = None,
     ) -> None:
         """max_num_batch_requests: limit on requests of batches in the engine; None is twice its max_num_seqs.
 
         hang_timeout_s: time without progress, while there is work, after which the process is killed; 0 is never.
         command: starts the engine process; the socket's file descriptor is appended as its last argument.
+        fork_server: forks the engine process instead, if it can.
         """
         self._callbacks = callbacks or EngineCallbacks()
         self._life = EngineLife()
@@ -95,7 +98,13 @@ class ProcessClient:
             self._handle, self._continue_requests, self._give_up, lambda: self.status().seconds_since_progress
         )
         self._supervisor = EngineSupervisor(
-            config, command, self._life, user, self._callbacks, hang_timeout_s=hang_timeout_s
+            config,
+            command,
+            self._life,
+            user,
+            self._callbacks,
+            hang_timeout_s=hang_timeout_s,
+            fork_server=fork_server,
         )
         self._streams = OpenStreams(on_discarded=self._callbacks.on_discarded)
         self._intake = Intake(

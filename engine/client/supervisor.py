@@ -2,15 +2,17 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.child_processes.lifetime import describe_exit
 from engine.client.engine_life import MAX_RESTARTS, RESTART_WINDOW_S, EngineLife
-from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess
+from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess, start_engine
+from engine.client.fork_server import ForkServer
 from engine.client.interface import EngineCallbacks, EngineEnd, EngineState, RestartReason
 from engine.config import EngineConfig
-from engine.protocol import FromEngine, Shutdown, ToEngine
+from engine.protocol import IMPORT_STAGE, FromEngine, Loading, Shutdown, ToEngine
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +46,19 @@ class EngineSupervisor:
         callbacks: EngineCallbacks,
         *,
         hang_timeout_s: float,
+        fork_server: ForkServer | None,
     ) -> None:
-        """hang_timeout_s: time without progress, while there is work, after which the process is killed; 0 is never."""
+        """hang_timeout_s: time without progress, while there is work, after which the process is killed; 0 is never.
+
+        fork_server: forks the process; the command is run if it is None or cannot."""
         self._config = config
         self._command = command
         self._life = life
         self._user = user
         self._callbacks = callbacks
         self._hang_timeout_s = hang_timeout_s
-        self._engine: EngineProcess | None = None
+        self._fork_server = fork_server
+        self._engine: EngineProcess | None = None  # None while it is being started
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -68,7 +74,9 @@ class EngineSupervisor:
         """Stop the process now; no other is started."""
         self._life.is_stopping = True
         self._life.reason = "the server is stopping"
-        if self._life.state is EngineState.LOADING and self._engine is not None:
+        if self._engine is None and self._task is not None:
+            self._task.cancel()
+        elif self._life.state is EngineState.LOADING and self._engine is not None:
             self._engine.kill()  # it listens only once it is ready
         self.send(Shutdown())
         if self._task is not None:
@@ -76,6 +84,8 @@ class EngineSupervisor:
             if late:
                 self._task.cancel()
                 await asyncio.wait([self._task])
+            if self._task.cancelled():
+                self._user.give_up()
         if self._engine is not None:
             await self._engine.kill_and_wait()
 
@@ -112,7 +122,10 @@ class EngineSupervisor:
 
     async def _run_once(self) -> None:
         self._life.begin_process()
-        self._engine = EngineProcess(self._command, self._config)
+        self._engine = None
+        if self._fork_server is not None:  # which may import libraries still, and the engine reports nothing until then
+            self._user.handle(Loading(IMPORT_STAGE, 0, 0, "", time.monotonic()))
+        self._engine = await start_engine(self._command, self._config, self._fork_server)
         self._callbacks.on_process(self._engine.pid)
         watchdog = asyncio.create_task(self._watch(self._engine), name="engine-watchdog")
         try:

@@ -19,6 +19,7 @@ from engine.protocol.generation import (
 )
 from engine.protocol.kinds import AbortReason, AuditVerdict, FinishReason, ServiceClass
 from engine.protocol.messages import (
+    IMPORT_STAGE,
     AbortPooling,
     AbortRequest,
     AdapterLoaded,

@@ -84,6 +84,9 @@ ToEngine = (
 # --- engine -> API process -------------------------------------------------------------------------------------------
 
 
+IMPORT_STAGE = "import libraries"  # the first stage of a start
+
+
 class Loading(msgspec.Struct, frozen=True, tag=True):
     """Startup progress, for /health and the terminal's progress bars. total: 0 if unknown."""
 

@@ -9,6 +9,7 @@ import openai
 from tests.helpers.deadline import wait_until
 from tests.helpers.server_process import API_KEY, ServerProcess, children
 
+_START_TIME = 19  # index of starttime in the fields of /proc/PID/stat that follow the command's name
 _MODELS = """
 max-model-len: 256
 max-num-seqs: 4
@@ -52,10 +53,11 @@ def _state(client: openai.OpenAI, model: str) -> str:
 
 
 def _engine_pids(server: ServerProcess) -> dict[str, int]:
-    """By the model's name: each is a child, whose options are in its environment."""
-    pids = {}
-    for pid in children(server.process.pid):
-        variables = Path(f"/proc/{pid}/environ").read_bytes()
-        if b"HEADRACE_ENGINE_CONFIG=" in variables and b"engine.process" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            pids["second" if b'"quantization":"int8"' in variables else "first"] = pid
-    return pids
+    """By the model's name: each is a child, and they are started one after the other."""
+    engines = [pid for pid in children(server.process.pid) if b"engine.process" in _read(pid, "cmdline")]
+    engines.sort(key=lambda pid: int(_read(pid, "stat").rpartition(b")")[2].split()[_START_TIME]))
+    return dict(zip(("first", "second"), engines, strict=True))
+
+
+def _read(pid: int, name: str) -> bytes:
+    return Path(f"/proc/{pid}/{name}").read_bytes()

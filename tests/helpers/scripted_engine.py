@@ -73,7 +73,8 @@ INFO = EngineInfo(
 
 
 def main() -> None:
-    mode, sock = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
+    *modes, descriptor = sys.argv[1:]  # there is no mode if a ForkServer runs it
+    mode, sock = modes[0] if modes else "serving", socket.socket(fileno=int(descriptor))
 
     def send(message: FromEngine) -> None:
         sock.sendall(encode_frame(message))

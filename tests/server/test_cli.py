@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.client.fork_server import ForkServer
 from engine.command_io.program import as_typed
 from engine.config import EngineConfig
 from engine.errors import StartupError
@@ -22,13 +23,14 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Given:
     """What `headrace serve` was called with, in place of serving."""
     calls: Given = []
 
-    def run(server: ServerConfig, engine: EngineConfig) -> int:
+    def run(server: ServerConfig, engine: EngineConfig, _: ForkServer) -> int:
         if engine.model == "broken":
             raise StartupError("broken cannot be served: it is broken; choose another")
         calls.append((server, engine))
         return 0
 
     monkeypatch.setattr(command, "serve", run)
+    monkeypatch.setattr(ForkServer, "begin", lambda *_: None)
     for option in OPTIONS.values():
         monkeypatch.delenv(option.variable, raising=False)
     return calls

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.child_processes.allocator import return_large_buffers
 from engine.child_processes.log_format import configure_logging
+from engine.client.fork_server import ForkServer
 from engine.config import EngineConfig
 from engine.errors import EngineUnavailable, HeadraceError
 from server.commands.fleet.scaling import BUSY_SHARE, QUEUED_TOKENS
@@ -43,7 +44,9 @@ class ReplicaServer:
         self._resources = contextlib.ExitStack()
         templates = self._resources.enter_context(contextlib.closing(TemplateProcesses()))
         store = self._resources.enter_context(open_store(server))
-        self.life = ServerLife(server, engine, store, templates, began_s)
+        fork_server = self._resources.enter_context(contextlib.closing(ForkServer()))
+        fork_server.begin(entry.engine for entry in server.model_entries(engine))
+        self.life = ServerLife(server, engine, store, templates, began_s, fork_server)
         app = self.life.create_app()
         self._run_life = app.router.lifespan_context
         app.router.lifespan_context = self._lifespan

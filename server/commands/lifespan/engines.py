@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from engine.client.fork_server import ForkServer, can_fork
 from engine.client.interface import EngineCallbacks, EngineClient, EngineEnd
 from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
@@ -59,9 +60,10 @@ def engine_client(
     model: "Callable[[], ServedModel]",
     on_loading: Callable[[Loading], None],
     on_restart: Callable[[EngineEnd], None],
+    fork_server: ForkServer | None = None,
 ) -> ProcessClient:
     """Create a client, not yet started, that reports to `metrics` and to the served model. model: called only after the
-    engine process has sent its tokenizer."""
+    engine process has sent its tokenizer. fork_server: forks the engine process, if that may be forked."""
 
     def on_step(stats: StepStats) -> None:
         metrics.on_step(stats)
@@ -90,6 +92,7 @@ def engine_client(
             on_process=metrics.on_process,
             on_ready=on_ready,
         ),
+        fork_server=fork_server if can_fork(config) else None,
     )
 
 
@@ -120,13 +123,24 @@ class StartupTimes:
 class OneEngine:
     """The engine of a server with one model. The server times its start, and ends when the engine dies for good."""
 
-    def __init__(self, name: str, server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        server: ServerConfig,
+        engine: EngineConfig,
+        metrics: Metrics,
+        began_s: float,
+        fork_server: ForkServer | None = None,
+    ) -> None:
         self.context: ServerContext | None = None
         self.label = engine.model
         self._display = loading_display(server.log_format)
         self._times = StartupTimes(began_s, metrics.on_startup_phase)
+        self._fork_server = fork_server
         self._is_first = True  # until the engine is restarted
-        self._client = engine_client(server, engine, metrics, lambda: self._model, self._on_loading, self._on_restart)
+        self._client = engine_client(
+            server, engine, metrics, lambda: self._model, self._on_loading, self._on_restart, fork_server
+        )
         self.clients: Mapping[str, EngineClient] = {name: self._client}
 
     async def start(self) -> None:
@@ -148,6 +162,8 @@ class OneEngine:
 
     async def stop(self) -> None:
         await self._client.stop()
+        if self._fork_server is not None:
+            self._fork_server.close()  # a thread may still wait for its imports
 
     @property
     def _context(self) -> "ServerContext":

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.client.fork_server import ForkServer
 from engine.config import EngineConfig
 from server.commands.lifespan.activity_log import ActivityLog
 from server.commands.lifespan.several_engines import engines_of
@@ -55,8 +56,9 @@ class ServerLife:
         store: Entries,
         templates: TemplateProcesses,
         began_s: float,
+        fork_server: ForkServer | None = None,
     ) -> None:
-        """store, templates: closed by the caller, after the lifespan. began_s: start of the process, from
+        """store, templates, fork_server: closed by the caller, after the lifespan. began_s: start of the process, from
         time.monotonic()."""
         self._server = server
         self._engine = engine
@@ -65,7 +67,7 @@ class ServerLife:
         name = server.model_entries(engine)[0].name
         self.metrics = Metrics(name, has_vllm_names=server.metrics_alias is MetricsAlias.VLLM)
         self._tracing = start_tracing(server.otlp_traces_endpoint, self.metrics.count_spans)
-        self.engines = engines_of(server, engine, self.metrics, began_s)
+        self.engines = engines_of(server, engine, self.metrics, began_s, fork_server)
         self._have_started = False
         self._have_ended = False
         self._preparing: asyncio.Future[None] | None = None

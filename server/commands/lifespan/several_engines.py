@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.child_processes.environment import compute_environment
+from engine.client.fork_server import ForkServer
 from engine.client.interface import EngineClient, EngineEnd
 from engine.client.process_client import ProcessClient
 from engine.command_io.weighing import Weighed, Weighing, WeighMessage
@@ -39,23 +40,32 @@ logger = logging.getLogger(__name__)
 _WEIGH_COMMAND = (sys.executable, "-P", "-m", "engine.commands.weigh")
 
 
-def engines_of(server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> Engines:
+def engines_of(
+    server: ServerConfig,
+    engine: EngineConfig,
+    metrics: Metrics,
+    began_s: float,
+    fork_server: ForkServer | None = None,
+) -> Engines:
     """Create the Engines for the options. metrics: the first model's. began_s: start of the process, from
     time.monotonic()."""
     name = metrics.model_name
     if not server.models.entries and not server.models.loads_on_demand:
-        return OneEngine(name, server, engine, metrics, began_s)
-    return SeveralEngines(server.model_entries(engine), server)
+        return OneEngine(name, server, engine, metrics, began_s, fork_server)
+    return SeveralEngines(server.model_entries(engine), server, fork_server)
 
 
 class SeveralEngines:
     """The engines of several models, or of one loaded on demand. An engine's death does not end the server."""
 
-    def __init__(self, entries: tuple[ModelEntry, ...], server: ServerConfig) -> None:
+    def __init__(
+        self, entries: tuple[ModelEntry, ...], server: ServerConfig, fork_server: ForkServer | None = None
+    ) -> None:
         self.context: ServerContext | None = None
         self.label = ", ".join(entry.name for entry in entries)
         self._entries = entries
         self._server = server
+        self._fork_server = fork_server
         self._slots = {entry.name: EngineSlot() for entry in entries}
         self.clients: Mapping[str, EngineClient] = self._slots
         self._display = loading_display(server.log_format)
@@ -82,6 +92,8 @@ class SeveralEngines:
     async def stop(self) -> None:
         if self._loader is not None:
             await self._loader.close()
+        if self._fork_server is not None:
+            self._fork_server.close()  # a thread may still wait for its imports
 
     async def _plan(self) -> tuple[Mapping[str, MemoryGrant], Mapping[str, float]]:
         """Return a memory grant for each model, and the limit for all on each device, in bytes. Raises StartupError or
@@ -162,7 +174,9 @@ class SeveralEngines:
             assert self.context is not None
             note_restart(self.context, model, end)
 
-        return engine_client(model.config, config, model.metrics, lambda: model, on_loading, on_restart)
+        return engine_client(
+            model.config, config, model.metrics, lambda: model, on_loading, on_restart, self._fork_server
+        )
 
     async def _load_first(self, loader: ModelLoader) -> None:
         """Load the models that are loaded at startup, one after another. Raises StartupError if all fail."""

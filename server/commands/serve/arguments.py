@@ -1,9 +1,11 @@
 """The parser of `headrace serve`, separate from the command, which is slow to import."""
 
+import contextlib
 import os
 import shlex
 from collections.abc import Sequence
 
+from engine.client.fork_server import ForkServer
 from server.commands.options.arguments import Parser, add_options, import_function, serve_options
 from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS
 from server.commands.options.sources import options_file, resolve_options
@@ -28,8 +30,11 @@ def run(argv: Sequence[str]) -> int:
     """Run the server as `argv` says; return the exit code. Raises OptionError or StartupError; exits for --help."""
     namespace = serve_parser().parse_args(argv)
     flags, models = serve_options(namespace)
-    configs = resolve_options(flags, os.environ, options_file(namespace.config), models)
-    return int(import_function("serve.command:serve")(*configs))
+    server, engine = resolve_options(flags, os.environ, options_file(namespace.config), models)
+    with contextlib.closing(ForkServer()) as fork_server:
+        # It imports the engines' libraries while this process imports its own.
+        fork_server.begin(entry.engine for entry in server.model_entries(engine))
+        return int(import_function("serve.command:serve")(server, engine, fork_server))
 
 
 def doctor_command(argv: Sequence[str]) -> str:

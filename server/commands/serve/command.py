@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from engine.child_processes.allocator import return_large_buffers
 from engine.child_processes.fault_plan import VARIABLE, FaultPlan
 from engine.child_processes.log_format import configure_logging
+from engine.client.fork_server import ForkServer
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from server.calibration.files import Calibrations
@@ -29,7 +30,6 @@ from server.commands.serve.stopping import drain_server, run_until_stopped
 from server.config.server import ServerConfig
 from server.http.connections.certificates import Certificates
 from server.keys.key_file import read_keys
-from server.store.entries import Entries
 from server.store.opening import open_store
 from server.text.chat_templates.chat_template import load_chat_template
 from server.text.chat_templates.processes import TemplateProcesses
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 _MODEL_FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def serve(server_config: ServerConfig, engine_config: EngineConfig) -> int:
+def serve(server_config: ServerConfig, engine_config: EngineConfig, fork_server: ForkServer) -> int:
     """Serve until a signal or the engine's death; return the exit code. Raises StartupError."""
     began_s = time.monotonic()
     check_paths(server_config, engine_config)
@@ -57,25 +57,22 @@ def serve(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     with contextlib.closing(TemplateProcesses()) as templates:
         load_chat_template(server_config.chat_template, None, {}, frozenset(), templates)  # likewise
         with listening(server_config) as sock, open_store(server_config, faults) as store:
-            return asyncio.run(_serve(sock, store, templates, server_config, engine_config, certificates, began_s))
+            life = partial(ServerLife, server_config, engine_config, store, templates, began_s, fork_server)
+            return asyncio.run(_serve(sock, life, server_config, certificates))
 
 
 async def _serve(
     sock: socket.socket,
-    store: Entries,
-    templates: TemplateProcesses,
+    make_life: Callable[[], ServerLife],
     server_config: ServerConfig,
-    engine_config: EngineConfig,
     certificates: Certificates | None,
-    began_s: float,
 ) -> int:
-    """Serve on `sock` (503 until the engine is ready), then shut down. began_s: start of the process, from
-    time.monotonic()."""
+    """Serve on `sock` (503 until the engine is ready), then shut down. make_life: called in the event loop."""
     stop = catch_signals()
     manager = ServiceManager.from_environment(os.environ)
     stop.add_done_callback(lambda _: manager.stopping())
     is_drawn = can_draw(server_config.log_format)
-    life = ServerLife(server_config, engine_config, store, templates, began_s)
+    life = make_life()
     await life.start_engines()
     app = life.create_app()
     from server.commands.serve.http_server import create_server

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from engine.client.fork_server import ForkServer
 from engine.client.interface import EngineClient, EngineState
 from engine.config import EngineConfig
 from engine.errors import EngineUnavailable, StartupError
@@ -62,6 +63,7 @@ class Replicas:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
         monkeypatch.setattr(module, "TemplateProcesses", Templates)
+        monkeypatch.setattr(ForkServer, "begin", lambda *_: None)
         monkeypatch.setattr(module, "configure_logging", lambda *_: None)
         monkeypatch.setattr(logging.getLogger(), "handlers", [*logging.getLogger().handlers])
 
