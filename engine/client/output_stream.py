@@ -14,7 +14,7 @@ class OutputStream:
     abort's reason; `on_discarded` with the number of tokens that arrived and will not be read.
     """
 
-    __slots__ = ("_error", "_has_ended", "_on_abort", "_on_discarded", "_pending", "_reader", "is_aborted")
+    __slots__ = ("_error", "_has_ended", "_loop", "_on_abort", "_on_discarded", "_pending", "_reader", "is_aborted")
 
     def __init__(self, *, on_abort: Callable[[AbortReason], None], on_discarded: Callable[[int], None]) -> None:
         self._on_abort = on_abort
@@ -24,8 +24,10 @@ class OutputStream:
         self.is_aborted = False
         self._has_ended = False  # the reader has the terminal output
         self._reader: asyncio.Future[None] | None = None  # of a reader that waits
+        self._loop: asyncio.AbstractEventLoop | None = None  # the reader's; looking it up is a system call
 
     def __aiter__(self) -> AsyncIterator[RequestOutput]:
+        self._loop = asyncio.get_running_loop()
         return self
 
     async def __anext__(self) -> RequestOutput:
@@ -40,7 +42,7 @@ class OutputStream:
                 raise self._error
             if self.is_aborted:
                 raise StopAsyncIteration
-            self._reader = asyncio.get_running_loop().create_future()
+            self._reader = (self._loop or asyncio.get_running_loop()).create_future()
             await self._reader
 
     def _wake(self) -> None:

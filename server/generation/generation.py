@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -52,6 +52,8 @@ class Generation:
         self._streams: list[RequestStream] = []
         self._reservation: Reservation | None = None
         self._predicted: FirstToken | None = None
+        self._num_unended = len(self.choices)
+        self._withheld: list[ChoiceDelta] = []  # ends of choices without a token, which may become an error
         self._beams: BeamRequests | None = None
         if params.beams is not None:
             self._beams = BeamRequests(model, params, params.beams)
@@ -146,36 +148,45 @@ class Generation:
     async def __aiter__(self) -> AsyncIterator[ChoiceDelta]:
         """Yield the deltas of all choices as they arrive. Raises EngineDied, RequestFailed, EngineUnavailable or
         QueueTimeout, and AnswerTimeout if the time limit passes before any choice has a token."""
-        num_open = len(self.choices)
-        withheld: list[ChoiceDelta] = []  # ends of choices without a token, which may become an error
         try:
-            async with contextlib.aclosing(self._outputs()) as outputs:
-                async for index, output in outputs:
-                    if output.finish_reason is FinishReason.QUEUE_TIMEOUT:
-                        self.choices[index].meter.end(FinishReason.QUEUE_TIMEOUT)
-                        raise waited_too_long(self.params.terms, self._model.client)
-                    delta = self.choices[index].push(output)
-                    if delta.finish is None and not withheld:  # the common case
+            if len(self._streams) == 1:  # the common case, without another generator for each token
+                async for output in self._streams[0]:
+                    for delta in self._read(0, output):
                         yield delta
-                        continue
-                    if delta.finish is not None:
-                        num_open -= 1
-                        if self._beams is None:
-                            self._streams[index].abort(AbortReason.STOP_STRING)  # no effect if the engine ended it
-                    withheld.append(delta)
-                    if not self._is_late(delta):
-                        for each in withheld:
-                            yield each
-                        withheld = []
-                    if num_open == 0:
+                    if not self._num_unended:
                         break
-            if withheld:
+            else:
+                async with contextlib.aclosing(self._outputs()) as outputs:
+                    async for index, output in outputs:
+                        for delta in self._read(index, output):
+                            yield delta
+                        if not self._num_unended:
+                            break
+            if self._withheld:
                 raise self.params.terms.out_of_time()
         except EngineDied as error:
             reason = FinishReason.ABORT if isinstance(error, EngineStopped) else FinishReason.ERROR
             for choice in self.choices:
                 choice.meter.end(reason)
             raise
+
+    def _read(self, index: int, output: RequestOutput) -> Sequence[ChoiceDelta]:
+        """Return the deltas to yield after an output of choice number `index`. Raises QueueTimeout."""
+        if output.finish_reason is FinishReason.QUEUE_TIMEOUT:
+            self.choices[index].meter.end(FinishReason.QUEUE_TIMEOUT)
+            raise waited_too_long(self.params.terms, self._model.client)
+        delta = self.choices[index].push(output)
+        if delta.finish is None and not self._withheld:  # the common case
+            return (delta,)
+        if delta.finish is not None:
+            self._num_unended -= 1
+            if self._beams is None:
+                self._streams[index].abort(AbortReason.STOP_STRING)  # no effect if the engine ended it
+        self._withheld.append(delta)
+        if self._is_late(delta):
+            return ()
+        deltas, self._withheld = self._withheld, []
+        return deltas
 
     @property
     def _meters(self) -> list[ChoiceMeter]:
@@ -201,10 +212,6 @@ def _logprob_per_token(choice: Choice) -> float:
 
 async def interleave(streams: list[RequestStream]) -> AsyncGenerator[tuple[int, RequestOutput]]:
     """Yield (stream index, output) as outputs arrive. A stream is read ahead by at most one output."""
-    if len(streams) == 1:  # the common case, without a task per output
-        async for output in streams[0]:
-            yield 0, output
-        return
     iterators = [aiter(stream) for stream in streams]
     pending = {asyncio.ensure_future(anext(iterator)): index for index, iterator in enumerate(iterators)}
     try:

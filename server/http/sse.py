@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from server.config.server import ServerConfig
 from server.errors import ClientGone
 from server.generation.generation import Generation
+from server.http.connections.chunk_writer import CHUNKS_STATE, ChunkWriter
 from server.http.disconnect import until_disconnect
 from server.http.error_forms import reply_to
 from server.protocols.frame import AnswerFormatter, StreamForm
@@ -87,8 +88,10 @@ class EventStream(Response):
         self._ping_interval_s = config.sse_ping_interval
         self._status_wait_s = status_wait_s(config)
         self._last_sent_s = 0.0
+        self._chunks: ChunkWriter | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._chunks = scope.get("state", {}).get(CHUNKS_STATE)
         async with self._source as events:
             first = asyncio.ensure_future(anext(events, b""))  # b"" if there are no events
             try:
@@ -123,7 +126,7 @@ class EventStream(Response):
                 except Exception as error:  # noqa: BLE001 - the route boundary, inside a stream
                     await self._send(self._broken(error), send)
                     break
-                if event:
+                if event and not self._write(event):
                     await self._send(event, send)
                 coming = anext(events)
             if self._form.end:
@@ -132,6 +135,13 @@ class EventStream(Response):
             pings.cancel()
             await asyncio.gather(pings, return_exceptions=True)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _write(self, body: bytes) -> bool:
+        """Write the body to the connection, if that is possible without waiting; return whether it was."""
+        if self._chunks is None or not self._chunks.write(escape_line_breaks(body)):
+            return False
+        self._last_sent_s = time.monotonic()
+        return True
 
     async def _send(self, body: bytes, send: Send) -> None:
         await send({"type": "http.response.body", "body": escape_line_breaks(body), "more_body": True})

@@ -34,11 +34,11 @@ class Detokenizer:
     def push_one(self, token_id: int) -> str:
         if token_id in self._skipped_ids:
             return ""
-        data = self._tokenizer.token_bytes(token_id)
-        if self._pending:
-            data = self._pending + data
-        text, num_decoded = utf_8_decode(data, "replace", False)
-        self._pending = data[num_decoded:]
+        text = None if self._pending else self._tokenizer.token_text(token_id)
+        if text is None:
+            data = self._pending + self._tokenizer.token_bytes(token_id)
+            text, num_decoded = utf_8_decode(data, "replace", False)
+            self._pending = data[num_decoded:]
         return self._strip(text) if self._strips_space else text
 
     def finish(self) -> str:

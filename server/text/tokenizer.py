@@ -66,6 +66,7 @@ class Tokenizer:
         self.vocab_size: int = self._parsing.get_vocab_size()
         self.adds_bos = self.bos_token_id is not None and self.encode("")[:1] == [self.bos_token_id]
         self._bytes_of: dict[int, bytes] = {}  # filled as ids are met
+        self._text_of: dict[int, str | None] = {}  # likewise
         # Replaces control tokens in text that is encoded as plain text. No client's text can contain it.
         self._marker = f"\ue000{secrets.token_hex(16)}\ue000"
         self._plain.add_tokens([tokenizers.AddedToken(self._marker, normalized=False)])
@@ -261,6 +262,18 @@ class Tokenizer:
             found = b"" if token is None else self._bytes.of(token)
             self._bytes_of[token_id] = found
         return found
+
+    def token_text(self, token_id: int) -> str | None:
+        """Return the text that a token adds to a text; None if its bytes are not whole characters."""
+        try:
+            return self._text_of[token_id]
+        except KeyError:
+            try:
+                text = self.token_bytes(token_id).decode()
+            except UnicodeDecodeError:
+                text = None
+            self._text_of[token_id] = text
+            return text
 
     def token_to_id(self, text: str) -> int | None:
         """Return the id of the token that the vocabulary spells `text`, control tokens included."""

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from engine.errors import HeadraceError, InvalidRequest
 from server.errors import HeadersTooLarge, RequestTimeout, describe_error
 from server.http.connections.certificates import SUBJECT_STATE, subject_of
+from server.http.connections.chunk_writer import CHUNKS_STATE, ChunkWriter
 from server.http.connections.connection_limits import CloseReason, ConnectionLimits
 from server.http.connections.late_bytes import LateBytes
 from server.http.connections.lingering import LingeringTransport
@@ -185,6 +186,7 @@ class Connection(HttpToolsProtocol):
         self._raw_body_bytes = self._body_bytes = 0
         self._stop_head_timer()
         super().on_headers_complete()
+        self.scope["state"][CHUNKS_STATE] = ChunkWriter(self.cycle)  # the application starts later
         if self._admission is Admission.REFUSED:
             self.cycle.keep_alive = False
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.context import ServerContext
 from server.errors import AmbiguousRequest, ClientGone, HeadersTooLarge, TooManyConnections
 from server.http.connections.certificates import SUBJECT_STATE
+from server.http.connections.chunk_writer import CHUNKS_STATE
 from server.http.connections.open_connections import REFUSED_STATE
 from server.http.error_forms import error_response, reply_to
 from server.http.middleware.auth import COUNTED_STATE, set_caller
@@ -184,6 +185,8 @@ class _Exchange:
         record = self._record
         record.route = getattr(self._scope.get("route"), "path", record.route)
         record.status = self.status if self.status is not None else CLIENT_GONE
+        if (chunks := self._scope["state"].get(CHUNKS_STATE)) is not None:
+            record.response_bytes += chunks.num_bytes
         record.http_s = time.monotonic() - record.arrival_s
         self._context.metrics.count_http(record)
         self._settle_rate()

@@ -93,6 +93,13 @@ def test_bytes_of_sentencepiece_tokens() -> None:
     assert [tokenizer.token_bytes(i) for i in ids] == [b" the", b" ", b"\xc3", b"\xa9", b"\n"]
 
 
+def test_text_of_tokens_is_known_unless_they_cut_a_character(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("é the", add_special_tokens=False)
+    for _ in range(2):  # the second time from memory
+        assert [tokenizer.token_text(i) for i in ids] == [None, None, " the"]
+    assert tokenizer.token_text(-1) == ""
+
+
 def test_leading_space_of_sentencepiece_is_stripped_from_whole_texts_only() -> None:
     tokenizer = Tokenizer(sentencepiece_info())
     ids = tokenizer.encode("the hello", add_special_tokens=False)
