@@ -2,8 +2,8 @@
 
 import asyncio
 import codecs
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import httpx
 import msgspec
@@ -21,8 +21,8 @@ from server.synthesis.requests import CHAT_PATH, StepRequest
 
 _LABEL = "synthesis"  # in a batch's metadata
 _AGAIN = "run the same command to continue"
-_PAGE = 100  # batches of an answer, at most
-_MOST_PAGES = 100  # a run was killed so many batches ago, at most
+_PAGE = 100  # batches or files of an answer, at most
+_MOST_PAGES = 100  # a run was killed so many batches or files ago, at most
 
 Store = Callable[[str, BodyAnswer], None]  # custom_id, answer; may raise to stop the run
 
@@ -135,7 +135,7 @@ def _one_line_completion(response: httpx.Response) -> bytes:
 
 class BatchAnswerer:
     """Sends the requests of a step to a running server as one batch. A batch that a killed run left there is found by
-    its metadata, and its answers are used."""
+    its metadata, and its answers are used; a file that it left without a batch is found by its name, and deleted."""
 
     def __init__(self, client: SynthesisClient, run: str) -> None:
         """run: names recipe, seed, model and output."""
@@ -147,30 +147,50 @@ class BatchAnswerer:
         left = {request.custom_id: request for request in requests}
         if not self._has_resumed:
             self._has_resumed = True
-            if (batch := await self._newest()) is not None:  # the only one that may have answers without a line here
+            batch = await self._newest()
+            await self._delete_file_without_batch(batch)
+            if batch is not None:  # the only one that may have answers without a line here
                 await _collect(self._client, batch, left, store)
         if left:
             bodies = [(each.custom_id, each.body) for each in left.values()]
-            batch = await ServerBatch.create(self._client, CHAT_PATH, bodies, {_LABEL: self._run})
+            metadata = {_LABEL: self._run}
+            batch = await ServerBatch.create(self._client, CHAT_PATH, bodies, metadata, self._file_name)
             await _collect(self._client, batch, left, store)
             if left:
                 raise StartupError(f"{batch.ended_without(f'{len(left):,}')}; {_AGAIN}")
 
     async def _newest(self) -> ServerBatch | None:
         """Return the newest batch of the run, however many others the key has had since."""
-        params: dict[str, str | int] = {"limit": _PAGE}
-        for _ in range(_MOST_PAGES):
-            page = await self._client.json("GET", "/v1/batches", params=params)
-            batches = page["data"]
-            for batch in batches:
-                if (batch.get("metadata") or {}).get(_LABEL) == self._run:
-                    return ServerBatch(self._client, batch)
-            if not batches or not page.get("has_more"):
-                return None
-            params["after"] = batches[-1]["id"]
-        most = _MOST_PAGES * _PAGE
-        say(f"{self._client.url} has more than {most:,} batches; an older one of this run is not looked for")
+        async for batch in self._listed("batches"):
+            if (batch.get("metadata") or {}).get(_LABEL) == self._run:
+                return ServerBatch(self._client, batch)
         return None
+
+    async def _delete_file_without_batch(self, newest: ServerBatch | None) -> None:
+        """Delete the file of a run that was killed after the upload and before its batch was made. newest: the run's
+        batch, whose file has the same name; older ones have none any more."""
+        async for file in self._listed("files", purpose="batch"):
+            if file.get("filename") == self._file_name and (newest is None or file["id"] != newest.input_file_id):
+                await self._client.send("DELETE", f"/v1/files/{file['id']}", may_refuse=True)
+                say(f"deleted {file['id']} of {self._client.url}, which a killed run left there without a batch")
+                return
+
+    @property
+    def _file_name(self) -> str:
+        return f"{_LABEL}-{self._run}.jsonl"
+
+    async def _listed(self, kind: str, **filters: str) -> AsyncIterator[dict[str, Any]]:
+        """Yield the batches or files of the key, the newest first, up to a limit."""
+        params: dict[str, str | int] = {**filters, "limit": _PAGE}
+        for _ in range(_MOST_PAGES):
+            page = await self._client.json("GET", f"/v1/{kind}", params=params)
+            for each in page["data"]:
+                yield each
+            if not page["data"] or not page.get("has_more"):
+                return
+            params["after"] = page["data"][-1]["id"]
+        most = _MOST_PAGES * _PAGE
+        say(f"{self._client.url} has more than {most:,} {kind}; an older one of this run is not looked for")
 
 
 async def _collect(client: SynthesisClient, batch: ServerBatch, left: dict[str, StepRequest], store: Store) -> None:

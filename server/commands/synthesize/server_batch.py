@@ -47,12 +47,13 @@ class ServerBatch:
         path: str,
         bodies: Iterable[tuple[str, Mapping[str, Any]]],
         metadata: Mapping[str, str] | None = None,
+        file_name: str = "lines.jsonl",
     ) -> "ServerBatch":
         """Create a batch. If it is refused or the caller canceled, neither it nor its file remains on the server.
-        bodies: of the requests to `path`, after their custom_id."""
+        bodies: of the requests to `path`, after their custom_id. file_name: of the file with the requests."""
         lines = ({"custom_id": name, "method": "POST", "url": path, "body": body} for name, body in bodies)
         data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-        creation = asyncio.ensure_future(cls._create(client, path, data, metadata))
+        creation = asyncio.ensure_future(cls._create(client, path, (file_name, data), metadata))
         try:
             return await asyncio.shield(creation)
         except asyncio.CancelledError:
@@ -62,9 +63,9 @@ class ServerBatch:
 
     @classmethod
     async def _create(
-        cls, client: SynthesisClient, path: str, data: bytes, metadata: Mapping[str, str] | None
+        cls, client: SynthesisClient, path: str, content: tuple[str, bytes], metadata: Mapping[str, str] | None
     ) -> "ServerBatch":
-        form = {"data": {"purpose": "batch"}, "files": {"file": ("lines.jsonl", data, "application/jsonl")}}
+        form = {"data": {"purpose": "batch"}, "files": {"file": (*content, "application/jsonl")}}
         file = await client.json("POST", "/v1/files", **form)
         body = {"input_file_id": file["id"], "endpoint": path, "completion_window": _WINDOW, "metadata": metadata}
         try:
@@ -73,6 +74,10 @@ class ServerBatch:
             async with cleanup(client):
                 await client.send("DELETE", f"/v1/files/{file['id']}", may_refuse=True)
             raise
+
+    @property
+    def input_file_id(self) -> str | None:
+        return self._batch.get("input_file_id")
 
     async def wait(self) -> None:
         """Wait until the batch has ended."""

@@ -414,6 +414,39 @@ async def test_answers_of_a_batch_that_a_killed_run_left_are_used(
     assert len(fake.requests) == 7
 
 
+@pytest.mark.parametrize("has_batch", [False, True])
+async def test_a_file_that_a_killed_run_left_without_a_batch_is_deleted(
+    journal: AnswerJournal,
+    server: tuple[FakeClient, SynthesisClient],
+    has_batch: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class KilledBefore(Around):
+        """A client of a run that is killed when its file is uploaded."""
+
+        async def json(self, method: str, path: str, **given: Any) -> Any:
+            if (method, path) == ("POST", "/v1/batches"):
+                raise _Killed
+            return await super().json(method, path, **given)
+
+    fake, client = server
+    if has_batch:  # of the run before, which nobody has read yet
+        await _kill_a_run(journal, client)
+    else:
+        form = {"data": {"purpose": "batch"}, "files": {"file": ("synthesis-other.jsonl", b"{}", "application/jsonl")}}
+        await client.json("POST", "/v1/files", **form)
+    requests = [*REQUESTS, step_request(STEP, {"task": "More."}, "000007-reply", MODEL, 0)]
+    async with aclosing(KilledBefore(client)) as killed:
+        with pytest.raises(_Killed):
+            await JournaledAnswers(journal, BatchAnswerer(killed, "run"), None)(requests)
+    assert (await _left_on(client))[1] == (1 if has_batch else 2)
+    found = await JournaledAnswers(journal, BatchAnswerer(client, "run"), None)(requests)
+    assert (len(found), len(fake.requests)) == (7, 7)
+    names = [each["filename"] for each in (await client.json("GET", "/v1/files"))["data"]]
+    assert names == ([] if has_batch else ["synthesis-other.jsonl"])
+    assert capsys.readouterr().err.count("which a killed run left there without a batch") == 1
+
+
 async def _add_batches(app: FastAPI, number: int) -> None:
     """Add batches of the same key that have ended, newer than all others."""
 
