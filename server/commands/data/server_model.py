@@ -88,12 +88,15 @@ class ServerModel:
 
     async def answer(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[BodyAnswer]:
         """Answer the bodies by a batch, whose files are deleted afterwards; a cancellation stops it and deletes them.
-        Raises StartupError if the server cannot be reached, or the batch ends without some answers."""
+        Raises StartupError if the server cannot be reached, refuses the answers, or ends the batch without some."""
         named = ((str(place), body) for place, body in enumerate(bodies))
         batch = await ServerBatch.create(self._client, path, named)
         try:
             await batch.wait()
-            answers = dict(await batch.answers())
+            try:
+                answers = dict(await batch.answers())
+            except StartupError as error:
+                raise StartupError(f"{error}; {_AGAIN}, which computes them anew") from None
             await batch.delete_files()
         except asyncio.CancelledError:
             async with cleanup(self._client):

@@ -122,6 +122,25 @@ def test_a_server_judges_by_the_model_that_the_grader_names(fakes: list[FakeClie
     assert sum(len(fake.requests) for fake in fakes) == 10
 
 
+def test_answers_that_cannot_be_downloaded_are_said_to_be_computed_anew(
+    fakes: list[FakeClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = SynthesisClient.send
+
+    async def refused(client: SynthesisClient, method: str, path: str, **given: Any) -> httpx.Response:
+        if path.endswith("/content"):
+            return httpx.Response(403, json={"error": {"message": "no"}}, request=httpx.Request(method, f"{URL}{path}"))
+        return await send(client, method, path, **given)
+
+    monkeypatch.setattr(SynthesisClient, "send", refused)
+    with pytest.raises(
+        StartupError, match=r"stay there; nothing was written; run the same command again, which computes"
+    ):
+        _prepare(f"--max-perplexity 20 --server {URL}")
+    assert fakes
+    assert not Path("out.jsonl").exists()
+
+
 @pytest.mark.parametrize("place", ["server", "alone"])
 def test_semantic_duplicates_are_removed_by_an_embedding_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
