@@ -7,7 +7,9 @@ import pytest
 
 from engine.errors import OptionError, StartupError
 from server.synthesis.recipe import Chats, Documents, NoSource, Prompts, Seeds
+from server.synthesis.recipe_file import load_recipe
 from server.synthesis.sources import open_source
+from tests.helpers.repository import ROOT
 
 pytestmark = pytest.mark.fast
 
@@ -101,3 +103,10 @@ def test_faulty_files_are_refused(tmp_path: Path) -> None:
         open_source(Documents(), [_written(tmp_path / "c.jsonl", '{"text": "a"}\n{"messages": []}\n')], 0)
     with pytest.raises(StartupError, match="has no lines"):
         open_source(Documents(), [_written(tmp_path / "d.txt", "\n")], 0)
+
+
+def test_the_recipe_of_the_examples_has_items_enough_for_a_job() -> None:
+    recipe, path = load_recipe(str(ROOT / "examples" / "workshop_recipe.yaml"), {})
+    files = [str(path.parent / name) for name in recipe.source.files]
+    assert len(open_source(recipe.source, files, 0).take(0, 1_000, [])) == 250
+    assert [(path.parent / name).is_file() for name in recipe.against] == [True]
