@@ -43,6 +43,12 @@ class SimulateConfig:
     save_hardware: str | None = _fleet(
         None, "File for the model's sizes and the hardware's figures, for --hardware (default: none).", metavar="FILE"
     )
+    simulated_block_size: int | None = _fleet(
+        None,
+        "Tokens of a block of the KV cache in the simulation, a multiple of --block-size: larger blocks are quicker to "
+        "play (default: up to 256, if that changes little).",
+        minimum=1,
+    )
     price: float | None = _results(None, "Price of a server for an hour, to show costs (default: none).", minimum=0)
     json: str | None = _results(None, "File for the results as JSON (default: none).", metavar="FILE")
     plot: str | None = _results(

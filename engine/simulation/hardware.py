@@ -52,7 +52,12 @@ class SimulatedModel:
     @property
     def kv_tokens(self) -> int:
         """Tokens that the KV cache holds in the group of layers with the smallest blocks."""
-        return self.num_blocks * min((each.block_size for each in self.kv_groups if not each.is_state), default=0)
+        return self.num_blocks * self.block_size
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of the smallest block with keys and values; 0 without such blocks."""
+        return min((each.block_size for each in self.kv_groups if not each.is_state), default=0)
 
     def times(self) -> StepSeconds:
         return self.measured or CardTimes(self.limits or find_card(self.hardware), self.work)

@@ -12,9 +12,12 @@ from engine.simulation.results import GIVEN, MODELED, Percentiles, SimulationRes
 _MAX_REPLICAS = 16  # rows of the table of replicas
 
 
-def result_tables(result: SimulationResult, model: SimulatedModel, policy: str, price: float | None) -> Group:
-    """Return the tables of a simulation. price: of a replica for an hour."""
-    tables = [_hardware_table(model), _figure_table(result, policy, price)]
+def result_tables(
+    result: SimulationResult, model: SimulatedModel, policy: str, price: float | None, block_size: int
+) -> Group:
+    """Return the tables of a simulation. price: of a replica for an hour. block_size: tokens of a block of the KV cache
+    in the simulation."""
+    tables = [_hardware_table(model, block_size), _figure_table(result, policy, price)]
     if result.answered:
         tables.append(_time_table(result))
     if 1 < len(result.replicas) <= _MAX_REPLICAS:
@@ -40,11 +43,14 @@ def new_table(title: str, *columns: str) -> Table:
     return table
 
 
-def _hardware_table(model: SimulatedModel) -> Table:
+def _hardware_table(model: SimulatedModel, block_size: int) -> Table:
     table = new_table(f"{model.model} on {model.hardware}", "", "", "from")
     table.add_row("figures of the hardware", model.hardware, f"{model.origin}: {model.source}")
     table.add_row("weights", f"{figure(model.weight_bytes / 2**30, 2)} GiB", "the model's files")
     table.add_row("KV cache", f"{model.kv_tokens:,} tokens", "the model's files, and the hardware's memory")
+    if block_size != model.block_size:
+        played = f"{block_size:,} tokens in the simulation"
+        table.add_row("blocks of the KV cache", played, f"simulated for speed; {model.block_size} in the server")
     table.add_row("longest request", f"{model.max_model_len:,} tokens", "the model's files, and the KV cache")
     return table
 

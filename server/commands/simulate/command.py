@@ -18,6 +18,7 @@ from engine.errors import OptionError, StartupError
 from engine.simulation.config import SimulateConfig
 from engine.simulation.fleet import Fleet, replica_of
 from engine.simulation.hardware import SimulatedModel, find_card
+from engine.simulation.merged_blocks import merge_blocks
 from engine.simulation.plot import plot_simulation
 from engine.simulation.policies import make_policy
 from engine.simulation.report import result_tables
@@ -58,13 +59,14 @@ def run(argv: Sequence[str]) -> int:
     model = _simulated_model(config, engine, given=flags)
     if config.save_hardware is not None:
         _save(config.save_hardware, model)
+    played = merge_blocks(model, trace, engine.max_num_seqs, config.simulated_block_size)
     began_s = time.process_time()
-    fleet = Fleet([replica_of(model, engine) for _ in range(config.replicas)], policy, model.kv_tokens)
+    fleet = Fleet([replica_of(played, engine) for _ in range(config.replicas)], policy, model.kv_tokens)
     fates = fleet.run(trace)
     result = simulation_result(fleet, fates, config.price)
     cpu_s = time.process_time() - began_s
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
-    console.print(result_tables(result, model, config.policy, config.price))
+    console.print(result_tables(result, model, config.policy, config.price, played.block_size))
     if not result.answered:
         missing = "there are no times" if config.plot is None else "there are no times, and nothing is plotted"
         sys.stderr.write(f"headrace: all requests are refused, so {missing}; the first one: {result.first_refusal}\n")
@@ -78,6 +80,7 @@ def run(argv: Sequence[str]) -> int:
                 "engine_config": dataclasses.asdict(engine),
                 "hardware": {"origin": model.origin, **msgspec.to_builtins(model)},
                 "origins": {"requests": GIVEN, "*": MODELED},
+                "simulated_block_size": played.block_size,
                 "results": result,
                 "simulated_replica_s_per_cpu_s": result.duration_s * config.replicas / cpu_s,
             },

@@ -116,6 +116,16 @@ def test_the_rate_of_the_simulation_is_by_its_cpu_time(
     assert written["simulated_replica_s_per_cpu_s"] == 3 * written["results"]["duration_s"] / 2
 
 
+def test_larger_blocks_are_shown_and_written(hardware: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.json"
+    for given, size in (([], 16), (["--simulated-block-size", "64"], 64)):
+        run([*LOAD, "--hardware", hardware, *given, "--json", str(path)])
+        written = json.loads(path.read_text())
+        assert (written["simulated_block_size"], written["hardware"]["kv_groups"][0]["block_size"]) == (size, 16)
+        shown = [line.split("  ") for line in capsys.readouterr().out.splitlines() if "blocks of the KV cache" in line]
+        assert ["64 tokens in the simulation" in row for row in shown] == [True] * bool(given)
+
+
 def test_a_saved_file_gives_the_model_back(hardware: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy.json"
     run([*LOAD, "--hardware", hardware, "--save-hardware", str(copy)])
