@@ -5,7 +5,8 @@
     python -m benchmarks.decisions.rivals http://127.0.0.1:8000 --llama-server http://127.0.0.1:8080
 
 Each way has an input of its own in a round, which the server has computed before the clock starts. Chats are sent
-together, and in another way in turn; a JSON schema lets each answer with one of its question's options only.
+together, and in another way in turn; a JSON schema lets each answer with one of its question's options only. Other
+chats add a confidence from 0 to 100: a decision's answers are probabilities, and a chat is asked for them in this way.
 llama-server gets one question after another in one slot (`cache_prompt`), and returns the likeliest tokens with their
 probabilities (`n_probs`), which are of first tokens, not of options. The order of the ways changes from round to round.
 """
@@ -38,11 +39,17 @@ def prompt(text: str, asked: dict[str, Any]) -> str:
     return f"{text}\n\n{asked['instructions']}\nAnswer with one of: {', '.join(options(asked))}."
 
 
-def chat(server: Server, text: str, asked: dict[str, Any]) -> None:
-    answer = {"type": "object", "properties": {"answer": {"enum": options(asked)}}, "required": ["answer"]}
-    schema = {"name": "answer", "schema": {**answer, "additionalProperties": False}, "strict": True}
+def chat(server: Server, text: str, asked: dict[str, Any], *, is_confident: bool) -> None:
+    """Ask in JSON. is_confident: ask for a confidence, too."""
+    fields: dict[str, Any] = {"answer": {"enum": options(asked)}}
+    content = prompt(text, asked)
+    if is_confident:
+        fields["confidence"] = {"type": "integer", "minimum": 0, "maximum": 100}
+        content += " Add your confidence in percent."
+    answer = {"type": "object", "properties": fields, "required": [*fields], "additionalProperties": False}
+    schema = {"name": "answer", "schema": answer, "strict": True}
     body = {
-        "messages": [{"role": "user", "content": prompt(text, asked)}],
+        "messages": [{"role": "user", "content": content}],
         "response_format": {"type": "json_schema", "json_schema": schema},
         "temperature": 0,
         "max_tokens": 40,
@@ -50,11 +57,16 @@ def chat(server: Server, text: str, asked: dict[str, Any]) -> None:
     server.post("/v1/chat/completions", body)
 
 
-def ask_chats(server: Server, num_together: int, text: str, questions: list[dict[str, Any]]) -> float:
-    chat(server, text, question(0, random.Random(0)))
+def ask_chats(
+    server: Server, num_together: int, text: str, questions: list[dict[str, Any]], *, is_confident: bool = False
+) -> float:
+    def ask(asked: dict[str, Any]) -> None:
+        chat(server, text, asked, is_confident=is_confident)
+
+    ask(question(0, random.Random(0)))
     began_s = time.perf_counter()
     with ThreadPoolExecutor(num_together) as pool:
-        list(pool.map(lambda asked: chat(server, text, asked), questions))
+        list(pool.map(ask, questions))
     return time.perf_counter() - began_s
 
 
@@ -89,6 +101,10 @@ def main() -> None:
         "decision": functools.partial(ask_decision, server),
         "JSON chats together": functools.partial(ask_chats, server, args.questions),
         "JSON chats in turn": functools.partial(ask_chats, server, 1),
+        "JSON chats with a confidence together": functools.partial(
+            ask_chats, server, args.questions, is_confident=True
+        ),
+        "JSON chats with a confidence in turn": functools.partial(ask_chats, server, 1, is_confident=True),
     }
     if args.llama_server:
         client = httpx.Client(base_url=args.llama_server, timeout=3600.0, trust_env=False)
