@@ -46,6 +46,9 @@ from models.errors import DeviceLostError, is_out_of_memory
 logger = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "HEADRACE_ENGINE_CONFIG"
+TIMES_VARIABLE = (
+    "HEADRACE_STEP_TIMES"  # seconds of a prompt token and of a decode step; set if an earlier engine has run
+)
 _MORE_MEMORY = "raise the limit of this process (ulimit -v) or free some, or choose a smaller model"
 _DEVICE_LOST_EXIT = 75  # EX_TEMPFAIL
 _REPORT_INTERVAL_S = 0.05
@@ -63,6 +66,7 @@ def main() -> None:
     end_with_parent(signal.SIGKILL)  # a closed socket ends it too, but not while it is stopped or stuck
     sock = socket.socket(fileno=int(sys.argv[1]))
     config = msgspec.json.decode(os.environ[CONFIG_VARIABLE], type=EngineConfig)
+    times = os.environ.get(TIMES_VARIABLE)
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sock, inbox), name="intake", daemon=True).start()
     report = LoadingReporter(sock)
@@ -72,7 +76,9 @@ def main() -> None:
     try:
         check_options(config)
         with _without_collections():
-            from engine.startup.build import build_served_engine  # and with it torch, which takes most of a second
+            # and with it torch, which takes most of a second
+            from engine.runner.warmup import WarmUpTimes
+            from engine.startup.build import build_served_engine
 
         engine, info = build_served_engine(
             config,
@@ -83,6 +89,7 @@ def main() -> None:
             on_started=lambda ids, stats=None: _send(sock, Started(ids, stats)),
             on_progress=pulse,
             faults=faults,
+            known_times=None if times is None else msgspec.json.decode(times, type=WarmUpTimes),
         )
     except HeadraceError as error:
         _send(sock, _failed(error))

@@ -41,6 +41,11 @@ class EngineLife:
         return self._info
 
     @property
+    def last_info(self) -> EngineInfo | None:
+        """The description of the latest process that was ready; None until a process has been ready."""
+        return self._info
+
+    @property
     def is_restarting(self) -> bool:
         """Whether a process that was ready has ended, or hangs, and the next one is not ready yet."""
         return self.state is EngineState.LOADING and self._info is not None

@@ -15,7 +15,7 @@ from engine.child_processes.environment import compute_environment
 from engine.child_processes.frames import encode_frame, read_frame
 from engine.client.fork_server import ForkedProcess, ForkServer
 from engine.config import EngineConfig
-from engine.protocol import AddPooling, FromEngine, ToEngine, decode_from_engine
+from engine.protocol import AddPooling, EngineInfo, FromEngine, ToEngine, decode_from_engine
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +78,21 @@ class EngineProcess:
             return self._process.wait()
 
 
-async def start_engine(command: tuple[str, ...], config: EngineConfig, fork_server: ForkServer | None) -> EngineProcess:
+async def start_engine(
+    command: tuple[str, ...],
+    config: EngineConfig,
+    fork_server: ForkServer | None,
+    last: EngineInfo | None = None,
+) -> EngineProcess:
     """Start an engine process: fork it if there is a fork server, else run the command, which gets the socket's file
-    descriptor as its last argument. If this is cancelled, the process ends."""
+    descriptor as its last argument. If this is cancelled, the process ends.
+
+    last: description of the engine before it, if that was ready: its step times are not measured again.
+    """
     variables = {**compute_environment(), "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(config).decode()}
+    if last is not None and last.decode_step_s:
+        times = (last.prefill_seconds_per_token, last.decode_step_s)
+        variables["HEADRACE_STEP_TIMES"] = msgspec.json.encode(times).decode()
     if fork_server is not None and (forked := await _fork(fork_server, variables)) is not None:
         return forked
     ours, theirs = socket.socketpair()

@@ -125,7 +125,7 @@ class EngineSupervisor:
         self._engine = None
         if self._fork_server is not None:  # which may import libraries still, and the engine reports nothing until then
             self._user.handle(Loading(IMPORT_STAGE, 0, 0, "", time.monotonic()))
-        self._engine = await start_engine(self._command, self._config, self._fork_server)
+        self._engine = await start_engine(self._command, self._config, self._fork_server, self._life.last_info)
         self._callbacks.on_process(self._engine.pid)
         watchdog = asyncio.create_task(self._watch(self._engine), name="engine-watchdog")
         try:

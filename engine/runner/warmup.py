@@ -26,37 +26,41 @@ def warm_up(
     most_tokens: int = 256,
     decode_sizes: Iterable[int] = (),
     has_adapters: bool = False,
+    known: WarmUpTimes | None = None,
 ) -> WarmUpTimes:
     """Run two prefills and two decode steps of a throw-away sequence; return the durations of the second of each.
 
     The first prefill is short: it absorbs one-time costs, and its duration determines the length of the second, which
     is measured. The runs overwrite the pool's first blocks, so call this before anything is cached. report: called with
     (done, total). most_tokens: of the second prefill. decode_sizes: rows of further decode steps, to run once.
-    has_adapters: whether to run these also with an adapter slot, which is empty.
+    has_adapters: whether to run these also with an adapter slot, which is empty. known: the times, if an earlier
+    process has measured them: nothing is run a second time then, and they are returned.
     """
     sizes = [group.block_size for group in runner.kv_groups if not group.is_state]
     most_tokens = min(most_tokens, num_blocks // len(sizes) * min(sizes)) if sizes else most_tokens
     trial = _throw_away_sequence(most_tokens, runner.kv_groups)
     num_tokens = min(_FIRST_TRIAL_TOKENS, most_tokens)
-    for run in range(2):
-        report(run, 4)
+    num_runs = 1 if known else 2  # of each: the second is measured
+    for run in range(num_runs):
+        report(run, 2 * num_runs)
         start_s = time.perf_counter()
         run_step(runner, StepPlan([PlanItem(trial, 0, num_tokens, num_draft=0, needs_logits=True)]))
         seconds_per_token = (time.perf_counter() - start_s) / num_tokens
-        num_tokens = min(most_tokens, max(num_tokens, int(_TRIAL_S / seconds_per_token))) if run == 0 else num_tokens
+        if run == 0 and not known:
+            num_tokens = min(most_tokens, max(num_tokens, int(_TRIAL_S / seconds_per_token)))
     decode = PlanItem(trial, num_tokens - 1, 1, num_draft=0, needs_logits=True)
     for size in decode_sizes:  # before the step that is measured
         for trial.adapter_slot in (0, -1) if has_adapters else (-1,):
             run_step(runner, StepPlan([decode] * size))
     decode_s = 0.0
-    for run in range(2, 4):
-        report(run, 4)
+    for run in range(num_runs, 2 * num_runs):
+        report(run, 2 * num_runs)
         start_s = time.perf_counter()
         run_step(runner, StepPlan([decode]))
         decode_s = time.perf_counter() - start_s
     runner.release(trial)
-    report(4, 4)
-    return WarmUpTimes(seconds_per_token, decode_s)
+    report(2 * num_runs, 2 * num_runs)
+    return known or WarmUpTimes(seconds_per_token, decode_s)
 
 
 def _throw_away_sequence(num_tokens: int, groups: tuple[KVGroup, ...]) -> Sequence:

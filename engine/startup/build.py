@@ -97,6 +97,7 @@ def build_served_engine(
     on_started: Callable[..., None] = ignore,
     on_progress: Callable[[], None] = ignore,
     faults: FaultPlan | None = None,
+    known_times: WarmUpTimes | None = None,
 ) -> tuple[ServedEngine, EngineInfo]:
     """Load the model and return an engine that is ready to generate text, or to pool texts (embeddings, scores).
 
@@ -104,7 +105,8 @@ def build_served_engine(
     another thread when a grammar has been compiled or an adapter read. on_adapter: called with the answer to each
     LoadAdapter. on_started: called with the ids of requests before their first step, and with StepStats by an engine
     that pools texts. on_progress: called often within a step, at least once per layer. faults: faults to inject, for
-    tests.
+    tests. known_times: those that an earlier engine with this configuration has measured; on a CPU they are not
+    measured again.
 
     Raises StartupError, with a message for the user, if the model, an option or the memory is not usable.
     """
@@ -127,7 +129,7 @@ def build_served_engine(
     models.serve_context(budget.max_model_len)
     models.on_progress(on_progress)
     drafter = make_drafter(spec, models.target, models.draft, num_blocks=budget.num_blocks, groups=groups)
-    runner, times = _warm_runner(config, models.target, budget, drafter, report)
+    runner, times = _warm_runner(config, models.target, budget, drafter, report, known_times)
     step_budget = _step_budget(config, runner, times, device)
     engine_config = dataclasses.replace(
         config, max_model_len=budget.max_model_len, max_num_batched_tokens=step_budget.max_tokens
@@ -227,9 +229,14 @@ def _enable_adapters(config: EngineConfig, model: LoadedModel) -> AdapterMemory:
 
 
 def _warm_runner(
-    config: EngineConfig, model: LoadedModel, budget: KVBudget, drafter: DraftModel | None, report: ProgressReport
+    config: EngineConfig,
+    model: LoadedModel,
+    budget: KVBudget,
+    drafter: DraftModel | None,
+    report: ProgressReport,
+    known: WarmUpTimes | None,
 ) -> tuple[TorchRunner, WarmUpTimes]:
-    """Return a warmed-up runner, and the step times measured at warm-up."""
+    """Return a warmed-up runner, and the step times measured at warm-up, or the known ones on a CPU."""
     runner = TorchRunner(
         model,
         num_blocks=budget.num_blocks,
@@ -247,6 +254,7 @@ def _warm_runner(
         report=lambda done, total: report("warm up", done, total, "steps"),
         decode_sizes=runner.decode_sizes(config.max_num_seqs),
         has_adapters=config.enable_lora,
+        known=known if is_host(model.device) else None,
     )
     runner.end_warm_up()
     return runner, times

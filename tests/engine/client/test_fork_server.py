@@ -20,10 +20,11 @@ from engine.client.engine_process import start_engine
 from engine.client.fork_server import ForkedProcess, ForkServer, can_fork
 from engine.client.interface import EngineCallbacks, EngineState
 from engine.config import EngineConfig
-from engine.protocol import IMPORT_STAGE
+from engine.protocol import IMPORT_STAGE, EngineInfo
 from tests.helpers.deadline import DEADLINE_S, until, wait_until
 from tests.helpers.forked_program import Description
 from tests.helpers.scripted_client import read_all, scripted_client, scripted_pid, scripted_request
+from tests.helpers.scripted_engine import INFO
 from tests.helpers.server_process import is_alive
 
 CPU = EngineConfig(device="cpu")
@@ -132,6 +133,13 @@ async def test_a_killed_engine_is_followed_by_one_that_is_forked_too() -> None:
             await until(lambda: client.status().state is EngineState.READY)
             assert pids == [first, None, scripted_pid()]
     assert pids[-1] is None
+
+
+@pytest.mark.parametrize("last", [None, INFO, msgspec.structs.replace(INFO, decode_step_s=5.0)])
+async def test_an_engine_gets_the_step_times_of_the_one_before_it(last: EngineInfo | None) -> None:
+    code = "import json, os; raise SystemExit(int(json.loads(os.environ.get('HEADRACE_STEP_TIMES', '[0, 9]'))[1]))"
+    engine = await start_engine((sys.executable, "-c", code), CPU, None, last)
+    assert await engine.run(lambda _: None) == (5 if last is not None and last.decode_step_s else 9)
 
 
 async def test_a_server_can_stop_while_engines_wait_for_the_imports(monkeypatch: pytest.MonkeyPatch) -> None:

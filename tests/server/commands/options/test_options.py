@@ -184,7 +184,8 @@ def test_options_keep_the_order_of_their_class() -> None:
 
 def test_every_variable_that_the_code_reads_is_known() -> None:
     """An unknown one is refused at the start, so that a name read elsewhere has to be listed."""
-    internal = {"HEADRACE_ENGINE_CONFIG", "HEADRACE_PARENT_PID"}  # from a process to the one that it starts
+    # from a process to the one that it starts
+    internal = {"HEADRACE_ENGINE_CONFIG", "HEADRACE_PARENT_PID", "HEADRACE_STEP_TIMES"}
     known = {option.variable for option in OPTIONS.values()} | set(OTHER_VARIABLES) | internal
     used = {
         name: path.relative_to(ROOT)
