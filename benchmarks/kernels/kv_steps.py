@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.kernels.kv_steps model.gguf [--sequences 8] [--context 4000] [--threads 1]
 
 Steps are forward passes without the engine, over blocks in random order whose contents repeat a short text's. The
-dtypes take turns; a ratio is the median over the rounds.
+dtypes take turns; a ratio is the median over the rounds. Keys of int4 have their centers, as in an engine.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from models.architecture.kv_layout import KV_DTYPES
 from models.batch import ForwardBatch, forward_batch
 from models.errors import ModelError
 from models.forward.chunk_batches import BLOCK_SIZE, step_batches
+from models.forward.key_centers import center_keys
 from models.kernels.cpu.library import set_num_threads
 from models.kv.layer import LayerCache, LayerKV
 from models.loaded_model import LoadedModel
@@ -47,6 +48,8 @@ def main() -> int:
         sys.stderr.write(f"kv_steps: {error}\n")
         return 1
     model.decoder.serve_context(model.max_position)
+    if "int4" in options.dtypes:  # attention uses centers with int4 alone
+        center_keys(model.decoder, dataclasses.replace(model.compute, kv_dtype=KV_DTYPES["int4"]), model.max_position)
     times = measure(model, ["bfloat16", *options.dtypes], options.sequences, options.context, options.rounds)
     lines = []
     for name, each in times.items():

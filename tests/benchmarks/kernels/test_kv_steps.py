@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from benchmarks.kernels import kv_steps
+from models.decoder import Decoder
 from models.kv.layer import LayerKV
+from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
 from models.sources.resolve import resolve_model
 from tests.helpers.checkpoints import llama_config
@@ -48,3 +50,22 @@ def test_a_cache_repeats_the_text(folder: Path) -> None:
             assert len(others) == 2
             assert all(torch.equal(other, text[: len(other)]) for other in others)
             assert len(text.unique(dim=0)) > 1
+
+
+@pytest.mark.parametrize(("dtype", "has_centers"), [("int4", True), ("int8", False)])
+def test_keys_have_the_centers_of_an_engine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, has_centers: bool
+) -> None:
+    centers: list[torch.Tensor] = []
+
+    def measure(model: LoadedModel, dtypes: list[str], *_: int) -> dict[str, list[float]]:
+        assert isinstance(model.decoder, Decoder)
+        centers.extend(model.decoder.rotated_centers)
+        return {name: [1.0] for name in dtypes}
+
+    monkeypatch.setattr(kv_steps, "measure", measure)
+    monkeypatch.setattr(sys, "argv", ["kv_steps", str(folder), "--dtypes", dtype])
+
+    assert kv_steps.main() == 0
+
+    assert bool(centers) == has_centers

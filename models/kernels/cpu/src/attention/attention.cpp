@@ -19,6 +19,10 @@
 // one row sees and another row of its tile does not adds nothing to the latter. So a row's result is the same to the bit whatever
 // rows a step computes, where blocks hold whole tiles, except that AMX tiles add up in another order.
 //
+// Lookahead. Blocks lie in any order, and the processor foresees none: without help, a decode waits for memory most of the time. So
+// while a chunk is computed, the next one is fetched, at an item's end the first one of the item that this thread is likely to
+// claim next.
+//
 // Layouts. q [T, H, D] with a row stride; out [T, H, V] contiguous, V being the size of a value; kv as in kv_layout.h; block_tables [S, stride] int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums
 // are fp32; in bf16 the probabilities are rounded to bf16 for the product with the values. Values that are part of the
 // keys are transposed to the layout of values chunk by chunk, once for the rows of a tile. So are codes (kv_codes.h) widened to
@@ -151,7 +155,7 @@ void softmax_rows(const Problem& p, const Item& item, const TileRows& rows, cons
 // Unnormalized attention of one item's rows in its last segment: s.out, s.max (base 2), s.sum. Source: of q. Element: of the
 // products; float for keys that were spread, since a query that is spread is not rounded to bf16 again but for tiles.
 template <class Source, class Element>
-void walk_context(const Problem& p, const Item& item, bool in_tiles, Scratch& s) {
+void walk_context(const Problem& p, const Item& item, const Item* next, bool in_tiles, Scratch& s) {
   const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim, value_dim = p.value_dim;
   Element* q_tile = reinterpret_cast<Element*>(s.q);
   for (int r = 0; r < item.num_rows; ++r) {
@@ -164,7 +168,7 @@ void walk_context(const Problem& p, const Item& item, bool in_tiles, Scratch& s)
       hadamard_head(q, dim, s.scores);
       for (int d = 0; d < dim; d += 16) store_lanes(q_tile + r * dim + d, load<F32x16>(s.scores + d));
     }
-    if (p.key_centers) s.center.set_row(p, item.kv_head, r, q);
+    if (p.key_centers) s.center.set_row(p, item.kv_head, r, q, item.begin == 0);
   }
   s.begin(item.num_rows, value_dim);
 
@@ -172,6 +176,7 @@ void walk_context(const Problem& p, const Item& item, bool in_tiles, Scratch& s)
   const int32_t* table = p.block_tables + item.seq * p.table_stride;
   const Element *keys[kPieces], *values[kPieces];
   float rescale[kRowTile];
+  Lookahead ahead;
   for (int begin = item.begin; begin < item.end;) {
     if (begin > item.begin && begin % kSegment == 0) {
       end_segment(item.num_rows, value_dim, s);
@@ -181,6 +186,7 @@ void walk_context(const Problem& p, const Item& item, bool in_tiles, Scratch& s)
     begin = item.is_chosen ? gather_pieces(p, item, table, begin, gathered, pieces)
                            : next_pieces(p.block_size, table, begin, item.end, pieces);
     const int num_pieces = static_cast<int>(pieces.size());
+    begin_lookahead<Source>(p, item, begin, next, kProductRows, ahead);
     for (int i = 0; i < num_pieces; ++i) {
       if (p.code != kNoCode) {
         with_code(p.code, [&](auto code) { read_codes<code()>(p, item, pieces[i], i, s, keys, values); });
@@ -196,19 +202,20 @@ void walk_context(const Problem& p, const Item& item, bool in_tiles, Scratch& s)
     for (int first = 0; first < item.num_rows; first += kRowTile) {
       const TileRows rows(p, item, pieces, first);
       if (rows.num_pieces == 0) continue;
-      multiply_keys(in_tiles, q_tile + first * dim, rows.count, keys + rows.first_piece, rows.num_pieces, dim, s.scores);
+      multiply_keys(in_tiles, q_tile + first * dim, rows.count, keys + rows.first_piece, rows.num_pieces, dim, s.scores,
+                    ahead);
       if (p.key_centers) s.center.add(p, first, rows.count, pieces.data() + rows.first_piece, rows.num_pieces,
                                         s.key_scales + rows.first_piece * kTile, s.scores);
       softmax_rows<Element, Element>(p, item, rows, pieces, s, rescale);
       multiply_values(in_tiles, weights, rows.count, values + rows.first_piece, joined + rows.first_piece * kTile * value_dim,
-                      rows.num_pieces, value_dim, rescale, s.out + first * value_dim);
+                      rows.num_pieces, value_dim, rescale, s.out + first * value_dim, ahead);
     }
   }
 }
 
 // The same over codes of 4 or 8 bits in whole numbers, with values beside the keys.
 template <class Element>
-void walk_codes(const Problem& p, const Item& item, Scratch& s) {
+void walk_codes(const Problem& p, const Item& item, const Item* next, Scratch& s) {
   const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim;
   WholeRow queries[kMostRows], weights[kRowTile];
   for (int r = 0; r < item.num_rows; ++r) {
@@ -217,7 +224,7 @@ void walk_codes(const Problem& p, const Item& item, Scratch& s) {
     const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
     hadamard_head(q, dim, s.scores);
     queries[r] = to_whole(s.scores, dim, s.q_bytes + r * 2 * dim, dim);
-    if (p.key_centers) s.center.set_row(p, item.kv_head, r, q);
+    if (p.key_centers) s.center.set_row(p, item.kv_head, r, q, item.begin == 0);
   }
   s.begin(item.num_rows, p.value_dim);
 
@@ -225,6 +232,7 @@ void walk_codes(const Problem& p, const Item& item, Scratch& s) {
   const int32_t* table = p.block_tables + item.seq * p.table_stride;
   const uint8_t *keys[kPieces], *values[kPieces];
   float rescale[kRowTile];
+  Lookahead ahead;
   for (int begin = item.begin; begin < item.end;) {
     if (begin > item.begin && begin % kSegment == 0) {
       end_segment(item.num_rows, p.value_dim, s);
@@ -232,6 +240,7 @@ void walk_codes(const Problem& p, const Item& item, Scratch& s) {
     }
     begin = next_pieces(p.block_size, table, begin, item.end, pieces);
     const int num_pieces = static_cast<int>(pieces.size());
+    begin_lookahead<Element>(p, item, begin, next, kWholeRows, ahead);
     for (int i = 0; i < num_pieces; ++i) {
       const uint8_t* head = coded_head(p, item, pieces[i]);
       keys[i] = bytes_of_head(p, head, reinterpret_cast<uint8_t*>(s.keys) + i * kTile * (dim + p.value_dim));
@@ -241,14 +250,15 @@ void walk_codes(const Problem& p, const Item& item, Scratch& s) {
     for (int first = 0; first < item.num_rows; first += kRowTile) {
       const TileRows rows(p, item, pieces, first);
       if (rows.num_pieces == 0) continue;
-      whole_scores(s.q_bytes + first * 2 * dim, queries + first, rows.count, keys + rows.first_piece, rows.num_pieces, dim, s.scores);
+      whole_scores(s.q_bytes + first * 2 * dim, queries + first, rows.count, keys + rows.first_piece, rows.num_pieces, dim, s.scores,
+                   ahead);
       if (p.key_centers) s.center.add(p, first, rows.count, pieces.data() + rows.first_piece, rows.num_pieces,
                                         s.key_scales + rows.first_piece * kTile, s.scores);
       softmax_rows<Element, float>(p, item, rows, pieces, s, rescale);
       for (int r = 0; r < rows.count; ++r)
         weights[r] = to_whole(s.scores + r * kChunk, rows.num_pieces * kTile, s.weight_bytes + r * 2 * kChunk, kChunk);
       add_whole_values(s.weight_bytes, weights, rows.count, values + rows.first_piece, rows.num_pieces, p.value_dim, rescale,
-                       s.out + first * p.value_dim);
+                       s.out + first * p.value_dim, ahead);
     }
   }
 }
@@ -290,18 +300,18 @@ void merge_splits(const Problem& p, const Item& item, const Partials& partials, 
 }
 
 template <class Element>
-void run_item(const Problem& p, const Item& item, const Partials& partials, Scratch& s) {
+void run_item(const Problem& p, const Item& item, const Item* next, const Partials& partials, Scratch& s) {
   const bool in_tiles = fits_tiles<Element>(p, item.num_rows);
 #if HR_AMX
   std::optional<AmxTiles> registers;
   if (in_tiles) registers.emplace();
 #endif
   if (in_tiles || !has_spread_keys(p.code, p.has_values()))
-    walk_context<Element, Element>(p, item, in_tiles, s);
+    walk_context<Element, Element>(p, item, next, in_tiles, s);
   else if (kHasByteProducts && sizeof(Element) == 2)  // fp32 is for numbers that are as near as they can be
-    walk_codes<Element>(p, item, s);
+    walk_codes<Element>(p, item, next, s);
   else
-    walk_context<Element, float>(p, item, false, s);
+    walk_context<Element, float>(p, item, next, false, s);
   if (s.has_earlier) end_segment(item.num_rows, p.value_dim, s);
   if (item.num_splits == 1) {
     const float *out = s.has_earlier ? s.earlier_out : s.out, *max = s.has_earlier ? s.earlier_max : s.max;
@@ -334,7 +344,10 @@ void attend(const Problem& p) {
   partials.finished = finished.get();
   const Item* all = items.data();  // thread_local: workers must not look up their own
   const int64_t count = static_cast<int64_t>(items.size());
-  parallel_for(count, [&](int64_t i) { run_item<Element>(p, all[i], partials, thread_scratch<Scratch>()); });
+  const int threads = num_threads();
+  parallel_for(count, [&](int64_t i) {
+    run_item<Element>(p, all[i], i + threads < count ? all + i + threads : nullptr, partials, thread_scratch<Scratch>());
+  });
 }
 
 }  // namespace

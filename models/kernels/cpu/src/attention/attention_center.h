@@ -40,24 +40,29 @@ struct CenterScores {
   alignas(64) float turns[kMostRows * kMaxCodedDim], moved[kRowTile * kMaxCodedDim];
   float constants[kMostRows], firsts[kMostRows];  // firsts: of position 0
 
-  // Reads row r, whose query is q.
+  // Reads row r, whose query is q. sees_first: whether position 0 is among those of the item.
   template <class Element>
-  void set_row(const Problem& p, int kv_head, int r, const Element* q) {
+  void set_row(const Problem& p, int kv_head, int r, const Element* q, bool sees_first) {
     const int rotary_dim = p.rotary_dim, half = rotary_dim / 2;
     const float* first = p.key_centers + kv_head * p.head_dim;
     const float* center = first + p.num_kv_heads * p.head_dim;
     float* turn = turns + r * rotary_dim;
-    for (int i = 0; i < half; ++i) {
+    int i = 0;
+    for (; i + 16 <= half; i += 16) {
+      const F32x16 x = load_lanes(q + i), y = load_lanes(q + half + i), u = load<F32x16>(center + i), v = load<F32x16>(center + half + i);
+      store(turn + i, fma(x, u, y * v));
+      store(turn + half + i, y * u - x * v);
+    }
+    for (; i < half; ++i) {
       const float x = to_float(q[i]), y = to_float(q[i + half]), u = center[i], v = center[i + half];
       turn[i] = x * u + y * v;
       turn[i + half] = y * u - x * v;
     }
     const float factor = p.rotary_bases[0];  // of rotated keys: cos(0) times it
     float constant = 0, at_first = 0;
-    for (int d = 0; d < p.head_dim; ++d) {
+    for (int d = 0; d < p.head_dim && sees_first; ++d)
       at_first += to_float(q[d]) * first[d] * (d < rotary_dim ? factor : 1.0f);
-      if (d >= rotary_dim) constant += to_float(q[d]) * center[d];
-    }
+    for (int d = rotary_dim; d < p.head_dim; ++d) constant += to_float(q[d]) * center[d];
     constants[r] = constant;
     firsts[r] = at_first;
   }

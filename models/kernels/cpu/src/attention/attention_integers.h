@@ -130,26 +130,28 @@ void whole_value_block(const int8_t* weights, const WholeRow* rows, const uint8_
 
 // f(row, rows, vector, vectors) for blocks of rows and vectors, whose numbers are constants
 template <class Function>
-HR_INLINE void each_block(int num_rows, int num_vectors, const Function& f) {
+HR_INLINE void each_block(int num_rows, int num_vectors, Lookahead& ahead, const Function& f) {
   for (int v = 0; v < num_vectors; v += kWholeVectors)
     with_constant<kWholeVectors>(std::min(kWholeVectors, num_vectors - v), [&](auto cols) {
-      for (int r = 0; r < num_rows; r += kWholeRows)
+      for (int r = 0; r < num_rows; r += kWholeRows) {
+        ahead.fetch();
         with_constant<kWholeRows>(std::min(kWholeRows, num_rows - r), [&](auto rows) { f(r, rows, v, cols); });
+      }
     });
 }
 
 // Scores of rows with the keys of pieces, before the keys' scales. q: [rows][2][dim] bytes.
 inline void whole_scores(const int8_t* q, const WholeRow* rows, int num_rows, const uint8_t* const* keys, int num_pieces, int dim,
-                         float* scores) {
-  each_block(num_rows, num_pieces, [&](int r, auto count, int v, auto cols) {
+                         float* scores, Lookahead& ahead) {
+  each_block(num_rows, num_pieces, ahead, [&](int r, auto count, int v, auto cols) {
     whole_score_block<count(), cols()>(q + r * 2 * dim, rows + r, keys + v, dim, scores + r * kChunk + v * kTile);
   });
 }
 
 // Adds the rows' weights times values to `out`, which is rescaled before. weights: [rows][2][kChunk] bytes.
 inline void add_whole_values(const int8_t* weights, const WholeRow* rows, int num_rows, const uint8_t* const* values,
-                             int num_pieces, int value_dim, const float* rescale, float* out) {
-  each_block(num_rows, value_dim / 16, [&](int r, auto count, int v, auto cols) {
+                             int num_pieces, int value_dim, const float* rescale, float* out, Lookahead& ahead) {
+  each_block(num_rows, value_dim / 16, ahead, [&](int r, auto count, int v, auto cols) {
     whole_value_block<count(), cols()>(weights + r * 2 * kChunk, rows + r, values, v * 16, num_pieces, value_dim, rescale + r,
                                        out + r * value_dim);
   });

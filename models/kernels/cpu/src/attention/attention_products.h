@@ -39,6 +39,35 @@ inline int next_pieces(int block_size, const int32_t* table, int begin, int end,
   return begin;
 }
 
+// Memory that the next chunk reads, fetched a few lines at a time between the products of this one. All at once would wait for
+// free line buffers.
+class Lookahead {
+ public:
+  // Forgets the heads before. Those to be added have head_bytes each, and are fetched in num_calls calls.
+  void start(int64_t head_bytes, int num_calls) {
+    num_heads_ = head_ = 0;
+    at_ = 0;
+    head_bytes_ = head_bytes;
+    num_calls_ = num_calls;
+  }
+  void add(const char* head) { heads_[num_heads_++] = head; }
+  __attribute__((noinline)) void fetch() {
+    const int64_t lines = num_heads_ * (head_bytes_ / 64 + 1);
+    for (int64_t n = lines / num_calls_ + 1; n > 0 && head_ < num_heads_; --n) {
+      __builtin_prefetch(heads_[head_] + at_, 0, 2);
+      at_ += 64;
+      if (at_ < head_bytes_) continue;
+      at_ = 0;
+      ++head_;
+    }
+  }
+
+ private:
+  const char* heads_[kPieces];
+  int num_heads_ = 0, head_ = 0, num_calls_ = 1;
+  int64_t head_bytes_ = 0, at_ = 0;
+};
+
 // c[r][v] (+)= sum over k of a[r][k] * b[v][k]; a: rows of 4-byte units; b(v, k): address of 64 bytes
 template <class Element, int R, int C, class Address>
 HR_INLINE void product(const char* a, int64_t a_stride, int num_k, const Address& b, F32x16 (&c)[R][C]) {
@@ -97,29 +126,34 @@ HR_INLINE void with_constant(int n, const Function& f) {
 }
 
 template <class Element>
-void all_scores(const Element* q, int num_rows, const Element* const* keys, int num_pieces, int head_dim, float* scores) {
+void all_scores(const Element* q, int num_rows, const Element* const* keys, int num_pieces, int head_dim, float* scores,
+                Lookahead& ahead) {
   for (int v = 0; v < num_pieces; v += kProductVectors)
     with_constant<kProductVectors>(std::min(kProductVectors, num_pieces - v), [&](auto cols) {
-      for (int r = 0; r < num_rows; r += kProductRows)
+      for (int r = 0; r < num_rows; r += kProductRows) {
+        ahead.fetch();
         with_constant<kProductRows>(std::min(kProductRows, num_rows - r), [&](auto rows) {
           score_block<Element, rows(), cols()>(q + r * head_dim, keys + v, head_dim, scores + r * kChunk + v * kTile);
         });
+      }
     });
 }
 
 template <class Element>
 void add_values(const Element* weights, int num_rows, const Element* const* values, int num_pieces, int value_dim,
-                const float* rescale, float* out) {
+                const float* rescale, float* out, Lookahead& ahead) {
   const int num_vectors = value_dim / 16;
   const Element* shifted[kPieces];
   for (int v = 0; v < num_vectors; v += kProductVectors) {
     for (int i = 0; i < num_pieces; ++i) shifted[i] = values[i] + v * 16 * kPack<Element>;
     with_constant<kProductVectors>(std::min(kProductVectors, num_vectors - v), [&](auto cols) {
-      for (int r = 0; r < num_rows; r += kProductRows)
+      for (int r = 0; r < num_rows; r += kProductRows) {
+        ahead.fetch();
         with_constant<kProductRows>(std::min(kProductRows, num_rows - r), [&](auto rows) {
           value_block<Element, rows(), cols()>(weights + r * kChunk * kPack<Element>, shifted, num_pieces, value_dim,
                                                rescale + r, out + r * value_dim + v * 16);
         });
+      }
     });
   }
 }

@@ -62,25 +62,26 @@ void join_pieces(const Element* const* values, int num_pieces, int value_dim, El
 
 template <class Element>
 void multiply_keys([[maybe_unused]] bool in_tiles, const Element* q, int num_rows, const Element* const* keys, int num_pieces, int dim,
-                   float* scores) {
+                   float* scores, Lookahead& ahead) {
 #if HR_AMX
   if constexpr (sizeof(Element) == 2) {
     if (in_tiles) return tile_scores(q, num_rows, keys, num_pieces, dim, scores);
   }
 #endif
-  all_scores(q, num_rows, keys, num_pieces, dim, scores);
+  all_scores(q, num_rows, keys, num_pieces, dim, scores, ahead);
 }
 
 // joined: what join_pieces() copied, if the products are in tiles.
 template <class Element>
 void multiply_values([[maybe_unused]] bool in_tiles, Element* weights, int num_rows, const Element* const* values,
-                     [[maybe_unused]] const Element* joined, int num_pieces, int value_dim, const float* rescale, float* out) {
+                     [[maybe_unused]] const Element* joined, int num_pieces, int value_dim, const float* rescale, float* out,
+                     Lookahead& ahead) {
 #if HR_AMX
   if constexpr (sizeof(Element) == 2) {
     if (in_tiles) return add_tile_values(weights, num_rows, joined, num_pieces, value_dim, rescale, out);
   }
 #endif
-  add_values(weights, num_rows, values, num_pieces, value_dim, rescale, out);
+  add_values(weights, num_rows, values, num_pieces, value_dim, rescale, out, ahead);
 }
 
 }  // namespace hr

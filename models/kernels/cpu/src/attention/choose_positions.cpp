@@ -55,6 +55,7 @@ void score_span(const Choice& c, const Row& row, int begin, int end, float* scor
   const Element* q = static_cast<const Element*>(c.q) + row.token * c.q_stride;
   const float* weights = c.weights + row.token * c.weight_stride;
   const Element* keys[kPieces];
+  Lookahead none;
   while (begin < end) {
     begin = next_pieces(c.block_size, table, begin, end, pieces);
     const int num_pieces = static_cast<int>(pieces.size());
@@ -63,7 +64,7 @@ void score_span(const Choice& c, const Row& row, int begin, int end, float* scor
     F32x16 sums[kPieces] = {};
     for (int first = 0; first < c.num_heads; first += kHeads) {
       const int num_heads = std::min(kHeads, c.num_heads - first);
-      all_scores(q + first * c.head_dim, num_heads, keys, num_pieces, c.head_dim, s.products);
+      all_scores(q + first * c.head_dim, num_heads, keys, num_pieces, c.head_dim, s.products, none);
       for (int h = 0; h < num_heads; ++h)
         for (int i = 0; i < num_pieces; ++i)
           sums[i] = fma(broadcast(weights[first + h]), max(load<F32x16>(s.products + h * kChunk + i * kTile), broadcast(0.0f)),

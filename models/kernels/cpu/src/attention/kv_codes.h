@@ -121,22 +121,47 @@ float largest_of(const Element* x, int size) {
 
 // ---- reading
 
+// The step of each of its 16 codes, and the offset that makes units times the step int8 codes plus 128, in each of four bytes.
+struct StepTable {
+  alignas(64) uint32_t steps[16], offsets[16];
+  constexpr StepTable() : steps{}, offsets{} {
+    for (uint32_t code = 0; code < 16; ++code) {
+      steps[code] = code % 8 + 1;
+      offsets[code] = (128 - (code < 8 ? 8 : 7) * steps[code]) * 0x01010101u;
+    }
+  }
+};
+inline constexpr StepTable kStepTable{};
+
+// Looks up the code in the low four bits of each lane.
+HR_INLINE void read_steps(const Bits& codes, Bits& steps, Bits& offsets) {
+#if defined(__AVX512F__)
+  const __m512i lanes = (__m512i)codes.r[0];
+  steps.r[0] = (NativeU)_mm512_permutexvar_epi32(lanes, _mm512_load_si512(kStepTable.steps));
+  offsets.r[0] = (NativeU)_mm512_permutexvar_epi32(lanes, _mm512_load_si512(kStepTable.offsets));
+#else
+  HR_EACH(steps.r[i] = (codes.r[i] & 7) + 1;
+          offsets.r[i] = 0x80808080u - (0x08080808u - (codes.r[i] >> 3 & 1) * 0x01010101u) * steps.r[i])
+#endif
+}
+
+typedef uint8_t LaneBytes __attribute__((vector_size(kNativeLanes)));
+
 // The codes of a tile's head in 4 bits as those of int8: keys, then values.
 inline void unpack_head(const uint8_t* head, int head_dim, int value_dim, uint8_t* codes) {
   const Bits low_bits = broadcast(0x0f0f0f0fu);
   const uint8_t* steps = head + kTile * (head_dim + value_dim) / 2;
   for (int d = 0; d < head_dim; d += 16, steps += kTile) {
-    uint32_t lanes[kTile];
-    for (int lane = 0; lane < kTile; ++lane) lanes[lane] = steps[lane];
-    Bits step_codes = load<Bits>(lanes);
+    Bits step_codes;
+    HR_EACH(LaneBytes bytes; std::memcpy(&bytes, steps + i * kNativeLanes, kNativeLanes);
+            step_codes.r[i] = __builtin_convertvector(bytes, NativeU))
     for (int i = 0; i < 2; ++i, head += 4 * kTile, codes += 8 * kTile) {
-      // four bytes at once: (unit - zero) * step + 128 is from 64 to 192, so that no byte carries into the next in the end
+      // four bytes at once: unit * step + offset is from 64 to 192, so that no byte carries into the next
+      Bits step, offset;
+      read_steps(step_codes, step, offset);
       const Bits packed = load<Bits>(head);
       Bits first = packed & low_bits, second = shift_right<4>(packed) & low_bits;
-      HR_EACH(const NativeU step = (step_codes.r[i] & 7) + 1;
-              const NativeU zero = 0x08080808u - (step_codes.r[i] >> 3 & 1) * 0x01010101u;
-              first.r[i] = (first.r[i] - zero) * step + 0x80808080u;
-              second.r[i] = (second.r[i] - zero) * step + 0x80808080u)
+      HR_EACH(first.r[i] = first.r[i] * step.r[i] + offset.r[i]; second.r[i] = second.r[i] * step.r[i] + offset.r[i])
       store(codes, first);
       store(codes + 4 * kTile, second);
       step_codes = shift_right<4>(step_codes);
