@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from engine.errors import InvalidRequest
 from server.errors import StreamNotFound
 from server.http.body import context_of
+from server.http.connections.chunk_writer import CHUNKS_STATE
 from server.http.resume import resumed
 from server.http.sse import EventStream
 from server.metrics.request_record import current_record
@@ -89,6 +90,7 @@ class _RecordedAnswer(Response):
             self._record(message)
             await send(message)
 
+        scope["state"].pop(CHUNKS_STATE, None)  # chunks written past this layer would be missing from the kept answer
         try:
             await self._response(scope, receive, forward)
         finally:

@@ -62,17 +62,32 @@ async def test_only_head_and_end_pass_the_layers() -> None:
     assert len(by_asgi) > len(TEXT)
 
 
+def _chunks(response: bytes) -> list[bytes]:
+    """The chunks of a response's body, with the empty one that ends it."""
+    _, _, left = response.partition(b"\r\n\r\n")
+    chunks = []
+    while left:
+        size, _, left = left.partition(b"\r\n")
+        chunks.append(left[: int(size, 16)])
+        left = left[len(chunks[-1]) + 2 :]
+    return chunks
+
+
+async def test_an_answer_that_is_kept_for_a_repeated_request_has_all_chunks() -> None:
+    app = make_app(client := FakeClient(says(TEXT)))
+    request = REQUEST.replace(b"\r\nconnection:", b"\r\nidempotency-key: once\r\nconnection:")
+    first = bytes((await exchange(app, [request])).written)
+    again = bytes((await exchange(app, [request])).written)
+    assert again.partition(b"\r\n\r\n")[2] == b"".join(_chunks(first))
+    assert len(_chunks(first)) > len(TEXT)
+    assert len(client.requests) == 1
+
+
 @pytest.mark.parametrize("has_writer", [True, False])
 async def test_all_bytes_are_counted(has_writer: bool) -> None:
     written, _, metrics = await _stream(has_writer=has_writer)
-    _, _, chunked = written.partition(b"\r\n\r\n")
-    sizes = []
-    while chunked:
-        size, _, chunked = chunked.partition(b"\r\n")
-        sizes.append(int(size, 16))
-        chunked = chunked[sizes[-1] + 2 :]
     (counted,) = re.findall(r"^headrace_http_response_size_bytes_sum\{.*chat/completions.*\} (\S+)$", metrics, re.M)
-    assert float(counted) == sum(sizes)
+    assert float(counted) == sum(map(len, _chunks(written)))
 
 
 def _writer(**changes: Any) -> tuple[ChunkWriter, bytearray]:
