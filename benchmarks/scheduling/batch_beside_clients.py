@@ -4,7 +4,8 @@
 
 Each client sends a request, reads its answer, thinks for a while and sends the next. A batch always has lines waiting;
 in turns with the batch, the engine computes them while the clients think. Prompts are random, so that only preempted
-ones are cached. With `--http` the same is measured over HTTP, on a real server (batch_over_http.py).
+ones are cached. With `--http` the same is measured over HTTP, on a real server (batch_over_http.py). With `--synthesis`
+too, the batches are those of a run of `headrace synthesize`.
 """
 
 import argparse
@@ -185,6 +186,7 @@ def main() -> int:
         "--batch-step-ms", type=float, default=EngineConfig.__dataclass_fields__["batch_step_ms"].default
     )
     parser.add_argument("--http", action="store_true", help="on a real server, with a batch from /v1/batches")
+    parser.add_argument("--synthesis", action="store_true", help="with --http: beside `headrace synthesize --server`")
     parser.add_argument(
         "--processor-time",
         dest="clock",
@@ -194,6 +196,8 @@ def main() -> int:
         help="of one thread, for the engine too, where others use the machine",
     )
     options = parser.parse_args()
+    if options.synthesis and not options.http:
+        parser.error("--synthesis needs a server; add --http")
     if options.http:
         options.kv_bytes = _KV_BYTES
         return compare_over_http(options)

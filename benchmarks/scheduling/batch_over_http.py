@@ -3,9 +3,10 @@
     .venv/bin/python -m benchmarks.scheduling.batch_beside_clients MODEL.gguf --http [--clients 1 4] [--turns 6]
 
 Clients stream chats by the official route, and think between them. In turns with a batch, a batch is created by the
-official routes before the clients start, and canceled after them. The batch's rate is from the server's metrics, over
-the time in which no client has a request. Prompts are computed faster than answers, and a new batch begins with prompts
-only, so a batch without clients is measured over as much time from its start.
+official routes before the clients start, and canceled after them. With `--synthesis`, it is `headrace synthesize
+self-instruct` that runs against the server, and is interrupted after them. The batch's rate is from the server's
+metrics, over the time in which no client has a request. Prompts are computed faster than answers, and a new batch
+begins with prompts only, so a batch without clients is measured over as much time from its start.
 """
 
 import argparse
@@ -24,22 +25,12 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.scheduling.background import CHAT, OfficialBatch, Synthesis, chat_body, computed_tokens
 from benchmarks.servers import Server, free_port, started
 
 _TIMEOUT_S = 600.0
 _THINKING_S = (0.5, 2.5)  # of a client, between an answer and its next request
 _CLIENT_WORDS, _CLIENT_OUTPUT = (40, 100), 48
-_LINE_WORDS, _LINE_OUTPUT = (10, 40), (60, 120)
-_LINES = 4000  # of a batch, more than a turn can run
-_SETTLED_S = 2.0  # until a batch runs steadily
-_WORDS = ["river", "stone", "lamp", "winter", "garden", "letter", "bridge", "morning", "window", "paper"]
-_CHAT = "/v1/chat/completions"
-
-
-def _body(rng: random.Random, num_words: int, max_tokens: int) -> dict[str, object]:
-    """Return a unique request, so that the prefix cache helps only with the template."""
-    content = f"{rng.random()} " + " ".join(rng.choices(_WORDS, k=num_words))
-    return {"messages": [{"role": "user", "content": content}], "max_tokens": max_tokens, "ignore_eos": True}
 
 
 @dataclass(slots=True)
@@ -82,7 +73,7 @@ async def _stream(http: httpx.AsyncClient, body: dict[str, object], turn: Turn) 
     first_s = last_s = None
     num_tokens = 0
     streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
-    async with http.stream("POST", _CHAT, json=streamed) as answer:
+    async with http.stream("POST", CHAT, json=streamed) as answer:
         answer.raise_for_status()
         async for data in _events(answer):
             if data.get("usage"):
@@ -110,52 +101,11 @@ async def _clients(http: httpx.AsyncClient, num_clients: int, num_requests: int,
         for _ in range(num_requests):
             await asyncio.sleep(rng.uniform(*_THINKING_S))
             idleness.begin()
-            await _stream(http, _body(rng, rng.randint(*_CLIENT_WORDS), _CLIENT_OUTPUT), turn)
+            await _stream(http, chat_body(rng, rng.randint(*_CLIENT_WORDS), _CLIENT_OUTPUT), turn)
             idleness.end()
 
     await asyncio.gather(*map(client, range(num_clients)))
     turn.idle_s += idleness.idle_s
-
-
-async def _counters(http: httpx.AsyncClient) -> tuple[float, float]:
-    """Return the tokens computed for batches so far, and the recomputed tokens."""
-    text = (await http.get("/metrics")).text
-    found = {"prefill": 0.0, "decode": 0.0, "recomputed": 0.0}
-    for line in text.splitlines():
-        if line.startswith("headrace_batch_computed_tokens_total{"):
-            labels, _, value = line.rpartition(" ")
-            found[next(kind for kind in found if f'kind="{kind}"' in labels)] += float(value)
-    return found["prefill"] + found["decode"], found["recomputed"]
-
-
-async def _begin_batch(http: httpx.AsyncClient, seed: int) -> str:
-    """Create a batch and return its id once it runs."""
-    rng = random.Random(f"batch {seed}")
-    lines = [
-        {
-            "custom_id": str(number),
-            "method": "POST",
-            "url": _CHAT,
-            "body": _body(rng, rng.randint(*_LINE_WORDS), rng.randint(*_LINE_OUTPUT)),
-        }
-        for number in range(_LINES)
-    ]
-    data = "\n".join(map(json.dumps, lines)).encode()
-    uploaded = await http.post("/v1/files", files={"file": ("lines.jsonl", data)}, data={"purpose": "batch"})
-    uploaded.raise_for_status()
-    asked = {"input_file_id": uploaded.json()["id"], "endpoint": _CHAT, "completion_window": "24h"}
-    created = await http.post("/v1/batches", json=asked)
-    created.raise_for_status()
-    while (await _counters(http))[0] == 0:
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(_SETTLED_S)
-    return str(created.json()["id"])
-
-
-async def _end_batch(http: httpx.AsyncClient, batch_id: str) -> None:
-    (await http.post(f"/v1/batches/{batch_id}/cancel")).raise_for_status()
-    while (await http.get(f"/v1/batches/{batch_id}")).json()["status"] != "cancelled":
-        await asyncio.sleep(0.05)
 
 
 def _processor_s(pid: int) -> float:
@@ -175,8 +125,8 @@ async def _turn(
 ) -> Turn:
     """Run one turn; without clients, `alone_s` of the batch."""
     turn, seed = Turn(), next(options.seeds)
-    batch_id = await _begin_batch(http, seed) if with_batch else None
-    tokens, recomputed = await _counters(http)
+    background = await options.background.begin(http, seed) if with_batch else None
+    tokens, recomputed = await computed_tokens(http)
     api_pid = min(server.pids())  # the first of the family
     began_s, api_s = time.monotonic(), _processor_s(api_pid)
     if num_clients:
@@ -186,10 +136,10 @@ async def _turn(
         turn.idle_s = alone_s
     turn.wall_s = time.monotonic() - began_s
     turn.api_s = _processor_s(api_pid) - api_s
-    after, recomputed_after = await _counters(http)
+    after, recomputed_after = await computed_tokens(http)
     turn.batch_tokens, turn.recomputed = after - tokens, recomputed_after - recomputed
-    if batch_id is not None:
-        await _end_batch(http, batch_id)
+    if background is not None:
+        await background.end()
     return turn
 
 
@@ -231,6 +181,7 @@ async def _measure(server: Server, options: argparse.Namespace) -> None:
 def compare_over_http(options: argparse.Namespace) -> int:
     port = free_port()
     options.seeds = itertools.count()
+    options.background = Synthesis if options.synthesis else OfficialBatch
     command = (
         f"headrace serve {shlex.quote(options.model)} --port {port} --kv-cache-memory-bytes {options.kv_bytes} "
         f"--batch-step-ms {options.batch_step_ms}"
