@@ -3,11 +3,14 @@
     .venv/bin/headrace simulate --synthetic --num-requests 1 --model MODEL.gguf --threads 1 --save-hardware here.json
     .venv/bin/python -m benchmarks.scheduling.prediction MODEL.gguf here.json --threads 1
     .venv/bin/python -m benchmarks.scheduling.prediction MODEL.gguf here.json --threads 1 --servers 2   # needs nginx
+    .venv/bin/python -m benchmarks.scheduling.prediction MODEL.gguf --threads 1 --slo ttft=1s,tpot=50ms
 
 Starts the server, or two behind nginx (deploy/fronts/nginx.conf, but taking requests in turn), puts three loads on it
 (`headrace bench serve`), and plays the requests that it answered to the simulator, with the measured steps of the
 file: at the times at which they were sent, or, with a limit of concurrency, each when one before it has ended. Rates
-are shares of the rate that the simulator finds to be the most. An error beyond 20 % (p50) or 30 % (p95) is marked.
+are shares of the rate that the simulator finds to be the most. Without a file, the server's own plan (`GET /v1/plan`)
+is compared instead, which draws other requests of the same lengths: a request alone, and the largest load within the
+limits of `--slo`; the first requests of users do not count. An error beyond 20 % (p50) or 30 % (p95) is marked.
 Run it on a quiet machine; it prints the load of the machine at each measurement.
 """
 
@@ -23,9 +26,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+import msgspec
+
 from benchmarks.servers import free_port, started
 from engine.config import EngineConfig
-from engine.simulation.planning.search import Servers
+from engine.simulation.planning.plan import LoadFigures, Plan
+from engine.simulation.planning.search import LoadKind, Servers
 from engine.simulation.results import Percentiles, SimulationResult, simulation_result
 from engine.simulation.trace import TraceRequest, draw_trace
 from server.commands.simulate.hardware import read_saved
@@ -33,6 +40,7 @@ from server.commands.simulate.hardware import read_saved
 _BARS = {"p50": 0.2, "p95": 0.3}
 _BURST_RATE = 1e9
 _START_S = 300.0
+_ALONE = 20  # requests, for a plan's figures of one alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +63,25 @@ LOADS = (
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scheduling.prediction", description=__doc__)
     parser.add_argument("model")
-    parser.add_argument("hardware", help="file of headrace simulate --save-hardware, for the same model and threads")
+    parser.add_argument(
+        "hardware", nargs="?", help="file of headrace simulate --save-hardware, for the same model and threads"
+    )
+    parser.add_argument("--slo", help="limits of the server's own plan, which is compared without a file")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--servers", type=int, choices=(1, 2), default=1, help="default: 1")
     parser.add_argument("--num-requests", type=int, default=60, help="of each load (default: 60)")
     options = parser.parse_args(argv)
-    model = read_saved(options.hardware)
+    if (options.slo is None) == (options.hardware is None):
+        parser.error("give either a file of measured steps, or the limits of the server's own plan with --slo")
     command = f"headrace serve {options.model} --port {{port}} --threads {options.threads}"
+    if options.slo is not None:
+        if options.servers > 1:
+            parser.error("--slo compares the plan of one server; leave --servers out")
+        with started(command, free_port(), _START_S) as server:
+            for seed, load in enumerate(LOADS, 1):
+                _compare_plan(server.url, load, options.slo, options.num_requests, seed)
+        return 0
+    model = read_saved(options.hardware)
     _say(f"{model.model}: {model.origin} {model.source}; {options.servers} x")
     with contextlib.ExitStack() as stack:
         urls = [stack.enter_context(started(command, free_port(), _START_S)).url for _ in range(options.servers)]
@@ -95,10 +115,33 @@ def _compare(url: str, servers: Servers, load: Load, num_requests: int, seed: in
     before, measured = os.getloadavg()[0], _measured(url, load, options, num_requests, seed)
     busy = f"load of the machine {before:.1f} before, {os.getloadavg()[0]:.1f} after"
     _say(f"\nprompts of {load.input_len}, answers of {load.output_len} tokens, {shown}; {busy}")
-    predicted = _simulated(servers, measured, num_users)
+    _print_figures(_simulated(servers, measured, num_users), measured)
+
+
+def _print_figures(predicted: SimulationResult | LoadFigures, measured: list[dict[str, Any]]) -> None:
     _print_errors("first token", predicted.ttft_s, Percentiles.of(each["ttft_ms"] / 1e3 for each in measured))
     token_s = (each["tpot_ms"] / 1e3 for each in measured if each["tpot_ms"] is not None)
     _print_errors("each further token", predicted.token_s, Percentiles.of(token_s))
+
+
+def _compare_plan(url: str, load: Load, slo: str, num_requests: int, seed: int) -> None:
+    kind = {"rate": 1} if load.num_users is None else {"concurrency": 1}
+    query = {"input": load.input_len, "output": load.output_len, "slo": slo, **kind}
+    answer = httpx.get(f"{url}/v1/plan", params=query, timeout=_START_S, trust_env=False)
+    if answer.is_error:
+        raise SystemExit(answer.text)
+    plan = msgspec.json.decode(answer.content, type=Plan)
+    _say(f"\nprompts of {load.input_len}, answers of {load.output_len} tokens: {plan.limit}")
+    trials = [(plan.alone, ["--max-concurrency", "1"], 1, _ALONE)]
+    if plan.largest is not None:
+        amount = plan.largest.amount
+        is_rate = plan.kind is LoadKind.RATE
+        options = ["--request-rate", str(amount)] if is_rate else ["--max-concurrency", str(int(amount))]
+        trials.append((plan.largest, options, 0 if is_rate else int(amount), num_requests))
+    for planned, options, num_first, count in trials:
+        measured = _measured(url, load, options, num_first + count, seed)[num_first:]
+        _say(f" {' '.join(options)}; load of the machine {os.getloadavg()[0]:.1f}")
+        _print_figures(planned, measured)
 
 
 def _largest_rate(servers: Servers, load: Load, num_requests: int) -> float:
