@@ -29,12 +29,15 @@ from tests.helpers.server_process import is_alive
 
 CPU = EngineConfig(device="cpu")
 PROGRAM = "tests.helpers.forked_program"
+ROOT = Path(__file__).parents[3]
 
 
 @contextlib.contextmanager
 def forking(*modules: str) -> Iterator[ForkServer]:
     with contextlib.closing(ForkServer(modules or (PROGRAM,))) as forks:
-        forks.begin([CPU])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(ROOT))  # for modules of the tests, which are not installed
+            forks.begin([CPU])
         yield forks
 
 
@@ -161,7 +164,8 @@ def test_a_fork_that_waits_for_the_imports_ends_when_it_is_closed() -> None:
         "waiting = threading.Thread(target=forks.fork, args=(socket.socketpair()[1], {})); waiting.start()\n"
         "forks.close(); waiting.join()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     assert done.stderr == ""
 
 
