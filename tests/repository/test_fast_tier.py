@@ -31,7 +31,7 @@ def test_every_fast_file_is_imported_without_torch() -> None:
 def test_a_fast_test_that_starts_a_process_fails(options: list[str], tmp_path: Path) -> None:
     file = tmp_path / "test_process.py"
     file.write_text(_STARTS_A_PROCESS)
-    conftest = f"--confcutdir={ROOT}", "-p", "tests.conftest"
+    conftest = f"--confcutdir={tmp_path}", "-p", "tests.conftest"  # else the folders above are walked as well
     done = run_pytest(*options, *conftest, str(file))
     assert done.returncode == 1
     assert "a fast test starts a process (subprocess.Popen)" in done.stdout
