@@ -16,7 +16,7 @@ def gib(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in its largest unit of which there are two: '90 s' or '2.5 h'."""
+    """Return a time in the largest unit that it has at least two of: '90 s' or '2.5 h'."""
     for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

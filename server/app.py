@@ -253,6 +253,6 @@ def _explain(request: Request, error: HTTPException) -> str:
 
 
 def _methods_of(request: Request) -> list[str]:
-    """Return the methods of a request's path, sorted: the router's own error names those of one route."""
+    """Return the methods of a request's path, sorted: the router's own error names the methods of one route."""
     matching = [route for route in _ROUTES if route.matches(request.scope)[0] is not Match.NONE]
     return sorted({method for route in matching for method in route.methods or ()})

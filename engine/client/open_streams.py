@@ -27,7 +27,7 @@ _SUSPECT = "the engine ended twice while it worked on this request, which may be
 
 @dataclass(slots=True)
 class _Open:
-    """An open request. is_sent: the current engine has the request. is_started: it has begun to compute the request."""
+    """An open request. is_sent: the current engine has the request. is_started: it computes the request."""
 
     request: SubmittedRequest
     stream: OutputStream

@@ -27,7 +27,7 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """An open text. is_sent: the current engine has the text. is_started: it has begun to compute the text."""
+    """An open text. is_sent: the current engine has the text. is_started: it computes the text."""
 
     request: PoolingRequest
     call: _Call

@@ -17,7 +17,7 @@ class Weighed(msgspec.Struct, frozen=True, tag=True):
     most_kv_bytes: int = 0  # KV cache that the model's requests could use at most
     token_kv_bytes: int = 0  # KV cache of one token in all layers, with a draft model's
     usual_kv_bytes: int = 0  # KV cache and recurrent state of USUAL_CONTEXT tokens, or of `longest`
-    state_bytes: int = 0  # one recurrent state, of which a running request needs one; 0 without recurrent layers
+    state_bytes: int = 0  # the recurrent state of one running request; 0 without recurrent layers
     longest: int = 0  # tokens of the longest sequence
     has_kv_cache: bool = True  # False: the kv_bytes are the memory of a batch of texts to pool
     free_bytes: int = 0  # bytes free on the model's device now

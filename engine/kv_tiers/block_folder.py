@@ -76,8 +76,8 @@ class BlockFolder:
         return _by_key(_blocks_below(self.folder))
 
     def survey(self, max_bytes: int, target_bytes: int) -> Survey:
-        """List all files; if they have more than `max_bytes`, delete those of any fingerprint that were used longest
-        ago until they have at most `target_bytes`. Raises OSError if the folder is missing or not safe."""
+        """List all files; if they have more than `max_bytes`, delete the files that were used longest ago, of
+        any fingerprint, until they have at most `target_bytes`. Raises OSError if the folder is missing or not safe."""
         check_private(self.root)
         # Sorted in pieces, since one sort of everything would hold the interpreter's lock, and a step, for long.
         pieces = [sorted(_blocks_in(prefix)) for folder in _fingerprints(self.root) for prefix in _prefixes(folder)]

@@ -50,7 +50,7 @@ class DiskTier:
         clock_ns: Callable[[], int] = time.time_ns,
         on_change: OnChange = lambda _stored, _removed: None,
     ) -> None:
-        """max_bytes: bound on all files in the folder. clock_ns: times of use, compared with those of other engines.
+        """max_bytes: bound on all files in the folder. clock_ns: times of use, compared with other engines' times.
         on_change: called under the lock, by any thread, with the keys of blocks that are new in the index (at first
         all of them), and of blocks that are not in it any more.
 
@@ -77,7 +77,7 @@ class DiskTier:
         self._queued_bytes = 0
         self._stats = TierStats()
         self._checking: set[bytes] = set()  # keys of files that may be gone, which a touch will find
-        self._removing: set[bytes] = set()  # keys of files that are to be deleted, and must not be read
+        self._removing: set[bytes] = set()  # keys of files that will be deleted, and must not be read
         self._warned: set[str] = set()
         self._is_closed = False
         self._writes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

@@ -101,7 +101,7 @@ class HFConfig:
         return HFConfig(value, f"{self.source}, {name}", self.remedy, f"{self.path}{name}.", self.reads)
 
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
-        """Return a copy in which `fields` replace those of the same names."""
+        """Return a copy in which `fields` replace the fields of the same names."""
         return dataclasses.replace(self, fields={**self.fields, **fields})
 
     def with_defaults(self, fields: Mapping[str, Any]) -> Self:

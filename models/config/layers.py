@@ -91,7 +91,7 @@ def layer_types(
 def listed_kinds(config: HFConfig, field: str, num_layers: int, kinds: Mapping[Any, str]) -> list[str]:
     """Return the kind of each layer, which `field` lists. kinds: the field's values -> kinds.
 
-    The list may go on with the layers for multi-token prediction, if the configuration counts them. Raises
+    The list may continue with the layers for multi-token prediction, if the configuration counts them. Raises
     CheckpointError for another length, or a value that `kinds` lacks.
     """
     listed = config.raw(field)

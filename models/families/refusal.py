@@ -15,7 +15,7 @@ _DRAFTING = (
     "--speculative-method"
 )
 _DRAFT_HEAD = f"a draft head, {_DRAFTING}"
-# Files that are no language model, by general.architecture of GGUF or by a part of the class's name.
+# Files that hold another kind of model, by general.architecture of GGUF or by a part of the class's name.
 _NO_MODELS = {
     "clip": "a projector of images or audio (mmproj), which belongs to a language model; serve that model's file",
     "clef": "a model of decisions, which fills fields by a head of its own and generates no text",

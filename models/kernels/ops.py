@@ -49,7 +49,7 @@ from models.kernels.torch.logits import LogitOperations
 OnCompiled = Callable[[int, int], None]  # (compiled files, all files)
 
 # Device type -> the function that makes its operations, (dtype, device, on_compiled) -> Operations. Imported only when
-# needed, since it may compile or load a library. Other devices use those of torch.
+# needed, since it may compile or load a library. Other devices use torch's.
 COLUMNS: Mapping[str, str] = {
     "cpu": "models.kernels.cpu.operations:cpu_operations",
     "cuda": "models.kernels.triton.operations:triton_operations",

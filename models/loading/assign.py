@@ -214,7 +214,7 @@ def _cut_taps(decoder: Decoder, destinations: Sequence[tuple[StoredTensor, Desti
 def _expert_parts(
     decoder: Decoder, tensor: StoredTensor, destination: Destination, problems: list[str]
 ) -> Iterator[tuple[StoredTensor, Destination]]:
-    """Yield each matrix of a tensor that stacks those of all experts, or of all streams, with its destination."""
+    """Yield each matrix of a tensor that stacks one for each expert, or for each stream, with its destination."""
     count, what = _stacked(decoder.spec, destination.layer)
     if not count:
         problems.append(_is_unused(tensor))

@@ -1,10 +1,9 @@
 """Factors per column that multiply a weight before quantization and divide the layer's inputs (AWQ, SmoothQuant).
 
-Weights of columns with large inputs should be rounded more finely; a factor above those of the group's other columns
-does that. The norm or matrix before the layer can divide the inputs at no cost (AWQ, Lin et al. 2023,
-arXiv:2306.00978). If inputs are rounded, too, the division reduces their peaks (SmoothQuant, Xiao et al. 2022,
-arXiv:2211.10438). The factors are a power of the inputs' size: the power with the smallest error, measured with some
-rows of the matrix and some inputs.
+A column with large inputs gets a larger factor than the rest of its group, so that its weights are rounded more finely.
+The norm or matrix before the layer can divide the inputs at no cost (AWQ, Lin et al. 2023, arXiv:2306.00978). If inputs
+are rounded, too, the division reduces their peaks (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438). The factors are a
+power of the inputs' size: the power with the smallest error, measured with some rows of the matrix and some inputs.
 """
 
 import torch

@@ -28,7 +28,7 @@ def quantize_matrix(weight: torch.Tensor, encoding: Encoding, group_size: int | 
     group_size: columns that share a scale, by default from GROUP_SIZES; the last group may be smaller. Scales of 8-bit
     codes are fp32. Scales of 4-bit codes are bf16, which costs nothing measurable (codes are chosen for the stored
     scale) and has the range of weights, where fp16 ends at 6e-8. Scales of INT4 minimize the group's squared error;
-    those of other encodings map the group's largest number to the largest code.
+    scales of other encodings map the group's largest number to the largest code.
     """
     columns = weight.shape[1]
     size = kind_on_load(encoding, columns, group_size).group_size

@@ -71,7 +71,7 @@ def _cased_words(digits: str, after_symbols: str, *, ending: str = "", excludes:
 
 
 def _threes_from_the_right(digit: str) -> tuple[str, str]:
-    """Return patterns that split a piece of only digits into threes, the first of which may be shorter: 1 234 567.
+    """Return patterns that split a piece of only digits into threes, where the first may be shorter: 1 234 567.
 
     Other pieces stay whole. No pattern looks ahead from each of a number's digits, which would take quadratic time.
     """

@@ -61,7 +61,7 @@ class BatchWork(JobWork[BatchRecord]):
         return self._pace.batch_clock_s
 
     async def follow(self, record: BatchRecord | None, *, is_canceled: bool) -> bool:  # noqa: ARG002
-        """Stop running lines if a client canceled the batch. Always returns True, so that `run` goes on: it writes
+        """Stop running lines if a client canceled the batch. Always returns True, so that `run` continues: it writes
         errors for the lines that were not run, and ends the batch."""
         if record is not None and record.status is BatchStatus.CANCELLING:
             self._end_early(BatchStatus.CANCELLED)

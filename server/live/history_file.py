@@ -47,7 +47,7 @@ class HistoryFile:
                 await asyncio.sleep(interval_s)
         finally:
             if writing is not None:
-                await writing  # its thread goes on although this task was canceled, and would write over the last state
+                await writing  # this task was canceled but its thread was not, and would write over the last state
             self._write(msgspec.json.encode(self._history.kept(has_stopped=True)))
 
     def _write(self, data: bytes) -> None:

@@ -68,7 +68,7 @@ class MachineSampler:
         self._faulty: set[str] = set()  # labels of folders whose disk could not be read
 
     def sample(self) -> MachineFigures:
-        """Return the figures now, or those of the last second."""
+        """Return the figures now, or of the last second."""
         with self._guard:
             now_s = time.monotonic()
             if self._figures is None or now_s - self._sampled_s >= _MIN_INTERVAL_S:

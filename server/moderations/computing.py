@@ -44,7 +44,7 @@ async def moderate(model: ServedModel, prompts: Sequence[ModerationPrompt], term
         num_tokens += decided.num_tokens
         num_cached_tokens += decided.num_cached_tokens
         num_written_tokens += decided.num_written_tokens
-        # The request has begun, so its other texts may begin late.
+        # The request is being answered, so its other texts may start late.
         terms = dataclasses.replace(terms, queue_timeout_s=None)
     return Moderated(scores, num_tokens, num_cached_tokens, num_written_tokens)
 

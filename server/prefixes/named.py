@@ -39,8 +39,8 @@ class NamedPrefixes:
     """The named prefixes of one model, in files if its engine keeps blocks on disk. Those that are pinned are pinned
     again when another engine process of the model is ready.
 
-    Changes are made one after another, and go on when their client leaves: otherwise the engine might keep a pin that
-    is not recorded.
+    Changes are made one after another, even if their client leaves: otherwise the engine might keep a pin that is not
+    recorded.
     """
 
     def __init__(self) -> None:

@@ -74,7 +74,7 @@ def _candidates(score: TokenLogprobs, num_top: int, tokenizer: Tokenizer) -> dic
 
 
 def token_name(token_id: int, tokenizer: Tokenizer) -> str:
-    r"""Return a token's text. Bytes that are no whole characters have OpenAI's spelling, such as bytes:\xe2\x80."""
+    r"""Return a token's text. Bytes that are incomplete characters have OpenAI's spelling, such as bytes:\xe2\x80."""
     data = tokenizer.token_bytes(token_id)
     try:
         return data.decode()

@@ -17,7 +17,7 @@ _OPEN: frozenset[PullState] = frozenset({"waiting", "running"})
 
 @dataclass(slots=True)
 class Pull:
-    """A fetch of a model. is_kept: it goes on without a client that watches, until an operator stops it."""
+    """A fetch of a model. is_kept: it continues without a client that watches, until an operator stops it."""
 
     model: str
     is_kept: bool = False

@@ -47,7 +47,7 @@ class Pulls:
     def start(self, name: str, *, is_kept: bool) -> Pull:
         """Fetch the model that a client calls `name`, or return the open pull of that model.
 
-        is_kept: the pull goes on when nobody watches it. Raises NotServed, InvalidRequest, PullNotAllowed and
+        is_kept: the pull continues when no client watches it. Raises NotServed, InvalidRequest, PullNotAllowed and
         TooManyPulls.
         """
         model = self.names.check(name)

@@ -18,7 +18,7 @@ async def get_stream(request: Request, stream_id: str) -> Response:
 
 @router.delete("/v1/streams/{stream_id}")
 async def delete_stream(request: Request, context: Context, stream_id: str) -> JSONResponse:
-    """Delete a resumable stream, which stops for all its readers; with `grace`, after so many seconds without one."""
+    """Delete a resumable stream, which stops for all its readers; with `grace`, after that many seconds without one."""
     run = context.runs.get(stream_id, request.state.owner)
     grace_s = query_int(request, "grace")
     if grace_s is None:

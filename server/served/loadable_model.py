@@ -47,7 +47,7 @@ class LoadableModel:
     state: ModelState = ModelState.UNLOADED
     reason: str = ""  # why the model is in state FAILED
     num_users: int = 0  # requests that were admitted and are not over
-    num_clients: int = 0  # those of num_users that are not lines of batches
+    num_clients: int = 0  # users among num_users that are not lines of batches
     waiters: deque[Waiter] = field(default_factory=deque)
     is_load_requested: bool = False  # at startup or by an operator, not by a client's request
     load_requests: list[OperatorRequest] = field(default_factory=list)

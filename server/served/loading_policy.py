@@ -201,7 +201,7 @@ class LoadingPolicy:
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def next_deadline_s(self) -> float | None:
-        """Return the time at which to call `on_deadline`; None if nothing is to be done without another event."""
+        """Return the time at which to call `on_deadline`; None if there is nothing to do without another event."""
         times = [
             each.used_s + limit_s
             for each in self._models.values()

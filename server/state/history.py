@@ -24,7 +24,7 @@ _NO_TURN = ("failed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class PromptItems:
-    """The items that a request's prompt is made from. items: all items, of which the first `num_stored` are from
+    """The items that a request's prompt is made from. items: all items; the first `num_stored` are from
     earlier requests. given: the request's own items, in the form to store."""
 
     items: list[InputItem]

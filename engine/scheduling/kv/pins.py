@@ -80,8 +80,7 @@ class PinnedPrefixes:
             self._unpin(name)
 
     def _num_pinned_with(self, name: str, blocks: list[int], num_blocks: int) -> int:
-        """Return how many blocks would be pinned if the name had `num_blocks` blocks, of which the cache has
-        `blocks`."""
+        """Return how many blocks would be pinned if the name had `num_blocks`. blocks: the ones that the cache has."""
         others = self.references - Counter(self._by_name.get(name, ()))
         return len(others) + num_blocks - sum(block in others for block in blocks)
 

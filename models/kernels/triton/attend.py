@@ -125,7 +125,7 @@ def _attend(
     q, q_stride, kv, scales, table, row, at, count, length, share, num_shares,
     scale, slopes, sinks, bias, bias_stride, bias_zero, S: tl.constexpr
 ):  # fmt: skip
-    """Attend from `count` rows of a sequence, the first of which is `row`, at position `at`, to a share of the context.
+    """Attend from `count` rows of a sequence, starting with `row` at position `at`, to a share of the context.
 
     Returns the rows' tokens and heads, whether they are rows, totals and largest scores [rows], and weighted values.
     """

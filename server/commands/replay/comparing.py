@@ -57,7 +57,7 @@ def find_differences(stored: Answer, computed: Answer, tokens_of: TokensOf, text
 
 
 def differing_parts(stored: str, computed: str) -> list[DifferingPart]:
-    """Compare two fingerprints part by part; those of another form are one part."""
+    """Compare two fingerprints part by part; fingerprints of another form are one part."""
     pairs = [text.split("/") for text in (stored, computed)]
     if any(len(parts) != len(FINGERPRINT_PARTS) for parts in pairs):
         return [] if stored == computed else [DifferingPart("system_fingerprint", stored, computed)]
@@ -131,7 +131,7 @@ def _id_differences(
         if place >= len(ids):
             return None
         whole = text_of(ids[: place + 1])
-        # Bytes that are no whole character alone change the text before them.
+        # Bytes that alone are an incomplete character change the text before them.
         return whole.removeprefix(before) if whole.startswith(before) else text_of(ids[place : place + 1])
 
     yield Difference(

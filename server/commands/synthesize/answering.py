@@ -22,7 +22,7 @@ from server.synthesis.requests import CHAT_PATH, StepRequest
 _LABEL = "synthesis"  # in a batch's metadata
 _AGAIN = "run the same command to continue"
 _PAGE = 100  # batches or files of an answer, at most
-_MOST_PAGES = 100  # a run was killed so many batches or files ago, at most
+_MOST_PAGES = 100  # pages that are searched for a killed run
 
 Store = Callable[[str, BodyAnswer], None]  # custom_id, answer; may raise to stop the run
 

@@ -137,7 +137,7 @@ class _Run:
 
     async def check_teacher(self) -> None:
         """Check the teacher's address and model before an engine is loaded or a step is computed. Raises OptionError
-        for an address that does not answer, or several models of which none is named, and StartupError."""
+        for an address that does not answer, or several models if none is named, and StartupError."""
         is_shared = bool(self.config.teacher_steps)
         model = self.config.teacher_model if is_shared else getattr(self.namespace, "model", None)
         async with contextlib.aclosing(self._teacher_client()) as client:

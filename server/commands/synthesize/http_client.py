@@ -92,8 +92,8 @@ class SynthesisClient:
                 )
 
     async def only_model(self, option: str = "--model") -> str:
-        """Return the name of the server's model. Raises OptionError if there are several, of which the option chooses
-        one."""
+        """Return the name of the server's model. Raises OptionError if there are several; `option`
+        is the one that chooses."""
         names = await self.model_names()
         if len(names) != 1:
             raise OptionError(f"{self.url} has {len(names)} models; choose one with {option}: {', '.join(names[:20])}")

@@ -18,7 +18,7 @@ class _Response(msgspec.Struct):
 
 class RunName(msgspec.Struct, frozen=True):
     """The run that an output belongs to: another recipe or seed would replace its lines. digest: of the recipe's
-    contents; empty in journals that were begun without one."""
+    contents; empty in journals that older versions started."""
 
     recipe: str
     seed: int

@@ -21,7 +21,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = tuple(_found())  # by the names of their 
 
 BATCH_ENDPOINTS: Mapping[str, Endpoint[Any]] = {each.path: each for each in ENDPOINTS if each.is_batchable}
 
-# Paths of which every request waits for the engine, so that a full queue refuses it before its body is read.
+# Paths whose every request waits for the engine, so that a full queue refuses it before its body is read.
 WAITING_PATHS = frozenset(each.path for each in ENDPOINTS if each.waits_for_engine)
 
 SUITABLE_PATHS = SuitablePaths([(each.path, each.tasks) for each in ENDPOINTS if each.tasks])

@@ -112,7 +112,7 @@ def new_job_id() -> str:
 
 
 def new_model_name(base: str, suffix: str | None) -> str:
-    """Return a new name for an adapter. base: served name of the base model, of which the last path component is used.
+    """Return a new name for an adapter. base: served name of the base model; its last path component is used.
     suffix: validated by the schema to have no colon."""
     return f"ft:{_base_part(base)}:{ORGANIZATION}:{suffix or ''}:{_random(_NAME_CHARACTERS)}"
 

@@ -46,7 +46,7 @@ class ChoiceMeter:
         return self._prompt_tokens if self._seen_output else 0
 
     def count(self, output: RequestOutput, num_tokens: int) -> None:
-        """Record an engine output, of which the first `num_tokens` belong to the text; the rest are discarded."""
+        """Record an engine output whose first `num_tokens` belong to the text; the rest are discarded."""
         if not self._seen_output:
             self._seen_output = True
             self._count_start(output)

@@ -18,7 +18,7 @@ from server.schemas.messages import (
 
 _THOUGHT = "reasoning_content"
 
-# A first block of Anthropic's command-line agent that is for billing. It is no instruction, and it changes with every
+# A first block of Anthropic's command-line agent that is for billing. It instructs nothing, and it changes with every
 # request, so no prompt would be found in the prefix cache.
 BILLING_MARK = "x-anthropic-billing-header:"
 

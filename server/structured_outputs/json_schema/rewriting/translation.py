@@ -157,7 +157,7 @@ class Translation:
         return set()
 
     def _impossible(self, node: Node, location: Location, kinds: Kinds) -> Kinds:
-        """Return the kinds of which no value is valid because the schema's own keywords contradict each other."""
+        """Return the kinds whose values are all invalid because the schema's own keywords contradict each other."""
         impossible: Kinds = frozenset()
         for found in contradictions(node, kinds):
             self.contradictions.setdefault(path_text((*location, found.keyword)), found.reason)
