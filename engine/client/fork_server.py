@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +29,7 @@ _MODULES = ("engine.process", "engine.startup.build")
 _COMMAND = (sys.executable, "-P", "-m", "engine.child_processes.fork_server")  # -P: not from the current folder
 _IMPORT_TIMEOUT_S = 120.0  # on a busy machine, with a cold disk
 _FORK_TIMEOUT_S = 10.0
-_END_TIMEOUT_S = 1.0
+_MAX_RESTARTS, _RESTART_WINDOW_S = 3, 600.0  # as for engines
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
@@ -43,8 +45,9 @@ def can_fork(config: EngineConfig) -> bool:
 class ForkServer:
     """Forks engine processes. Its creator must close it. Threads may share it.
 
-    If its process cannot run here or ends, `fork` returns None and a warning is logged once: engines are then started
-    without it. Processes that it has forked do not end with it.
+    If its process is killed, a new one is started, and imports the modules again; `fork` returns None while there is
+    none. It stays so if the process ends by itself, as where it cannot run, or is killed too often. Each end is logged.
+    Processes that it has forked do not end with it.
     """
 
     def __init__(self, modules: Sequence[str] = _MODULES) -> None:
@@ -52,8 +55,9 @@ class ForkServer:
         self._modules = modules
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None  # None: it has not begun, or is of no use any longer
+        self._control: socket.socket | None = None  # to the process; None if there is none
         self._has_imported = False
+        self._watcher: threading.Thread | None = None
         self._is_closed = False
 
     def begin(self, configs: Iterable[EngineConfig]) -> None:
@@ -61,22 +65,13 @@ class ForkServer:
         system lacks what forks need (a Linux of 2019 or later)."""
         if not any(map(can_fork, configs)) or not _is_supported():
             return
-        environment = compute_environment(is_logged=False)  # each engine that is started logs it
-        environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy's; it starts the others when it is imported
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [*_COMMAND, str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C in the terminal is this process's to handle
-                env=environment,
-            )
-        send_frame(self._control, msgspec.json.encode(self._modules))
+        if self._start():
+            self._watcher = threading.Thread(target=self._watch, name="fork-server", daemon=True)
+            self._watcher.start()
 
     @property
     def pid(self) -> int | None:
-        """The id of the process that forks; None before `begin`."""
+        """The id of the latest process that forks; None before `begin`."""
         return None if self._process is None else self._process.pid
 
     def fork(self, channel: socket.socket, variables: Mapping[str, str]) -> "ForkedProcess | None":
@@ -87,34 +82,81 @@ class ForkServer:
         imports began.
         """
         own = {name: value for name, value in variables.items() if name.startswith(PREFIX)}
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        request = ForkRequest(self._modules[0], own, sorted(os.sched_getaffinity(0)), limits)
+        cpus = sorted(os.sched_getaffinity(os.getpid()))  # those of the main thread: an operator may have set them anew
+        request = ForkRequest(self._modules[0], own, cpus, resource.getrlimit(resource.RLIMIT_NOFILE))
         with self._lock:
             if self._control is None:
                 return None
             try:
                 self._await_imports(self._control)
                 pid = self._exchange(self._control, request, channel)
-            except (OSError, EOFError) as error:
-                if not self._is_closed:
-                    self._give_up(error)
+            except TimeoutError:
+                logger.warning("the process from which engines are forked does not answer, and is killed")
+                assert self._process is not None
+                self._process.kill()
                 return None
-            if not pid:
-                self._give_up(OSError("the system has refused a fork"))
+            except (OSError, EOFError):  # it has ended, which `_watch` sees too
                 return None
+        if not pid:
+            logger.warning("the system has refused to fork a process: the engine's start imports its libraries itself")
+            return None
         return ForkedProcess(pid)
 
     def close(self) -> None:
         """End the process. A `fork` that runs returns None."""
         self._is_closed = True
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None:
             self._process.kill()  # a thread that waits for it reads the end of its socket
-        with self._lock:
-            if self._process is not None:
-                self._process.wait()
-            if self._control is not None:
-                self._control.close()
-                self._control = None
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def _start(self) -> bool:
+        """Start the process; return whether that was possible."""
+        environment = compute_environment(is_logged=False)  # each engine that is started logs it
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy's; it starts the others when it is imported
+        control, theirs = socket.socketpair()
+        send_frame(control, msgspec.json.encode(self._modules))
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*_COMMAND, str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # a Ctrl-C in the terminal is this process's to handle
+                    env=environment,
+                )
+        except OSError as error:
+            control.close()
+            _log_the_last_end(f"the system has refused to start it: {error}")
+            return False
+        self._control, self._has_imported = control, False
+        return True
+
+    def _watch(self) -> None:
+        """Wait for the process's end, and start it again, until it is closed or of no use any longer.
+
+        The thread that does this must live as long as the process that it has started: the system ends that with it.
+        """
+        restarts: deque[float] = deque(maxlen=_MAX_RESTARTS)
+        while self._process is not None:
+            returncode = self._process.wait()
+            with self._lock:
+                if self._control is not None:
+                    self._control.close()
+                    self._control = None
+                if self._is_closed:
+                    return
+                end, now_s = f"it has ended with {describe_exit(returncode)}", time.monotonic()
+                is_often = len(restarts) == _MAX_RESTARTS and now_s - restarts[0] < _RESTART_WINDOW_S
+                if returncode >= 0 or is_often:  # by itself: its imports have failed, or have left threads
+                    _log_the_last_end(end)
+                    return
+                restarts.append(now_s)
+                logger.warning("a new process is started from which engines are forked, since %s", end)
+                if not self._start():
+                    return
+            if self._is_closed:  # since the look above; `close` has killed the process before this one
+                self._process.kill()
 
     def _await_imports(self, control: socket.socket) -> None:
         if not self._has_imported:
@@ -134,22 +176,13 @@ class ForkServer:
             raise EOFError
         return int(PROCESS_ID.unpack(reply)[0])
 
-    def _give_up(self, error: Exception) -> None:
-        assert self._process is not None
-        assert self._control is not None
-        self._control.close()
-        self._control = None
-        try:
-            reason = f"it has ended with {describe_exit(self._process.wait(_END_TIMEOUT_S))}"
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            reason = str(error) or "it has closed its socket"
-        logger.warning(
-            "the process from which engines are forked cannot be used any longer (%s): from now on an engine's start "
-            "imports its libraries, which takes a second or two",
-            reason,
-        )
+
+def _log_the_last_end(reason: str) -> None:
+    logger.warning(
+        "the process from which engines are forked cannot be used any longer (%s): from now on an engine's start "
+        "imports its libraries, which takes a second or two",
+        reason,
+    )
 
 
 class ForkedProcess:
@@ -191,7 +224,7 @@ class ForkedProcess:
 
 def _is_supported() -> bool:
     """Return whether this process can adopt and await a process that another one has forked."""
-    if sys.platform != "linux" or not Path("/proc/self/task").exists():
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open") or not Path("/proc/self/task").exists():
         return False
     try:
         os.close(os.pidfd_open(os.getpid()))

@@ -18,6 +18,7 @@ class Description(msgspec.Struct):
     parent: int
     session: int
     num_threads: int
+    cpus: list[int]
     open_files: list[str]  # targets of its descriptors above stderr
     variables: dict[str, str]
     stderr: str
@@ -35,6 +36,7 @@ def main() -> None:
         os.getppid(),
         os.getsid(0),
         num_threads(),
+        sorted(os.sched_getaffinity(0)),
         [target for number, target in sorted(files.items()) if number > 2],
         variables,
         files[2],

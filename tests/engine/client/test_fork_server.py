@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -57,6 +57,13 @@ def forked(forks: ForkServer, **variables: str) -> tuple[ForkedProcess, socket.s
     return process, ours, msgspec.msgpack.decode(frame, type=Description)
 
 
+def kill_and_await_next(forks: ForkServer) -> None:
+    pid = forks.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: forks.pid != pid, "the next fork server is started")
+
+
 def test_a_forked_process_is_a_child_with_a_session_and_variables_of_its_own(
     forks: ForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +85,18 @@ def test_a_forked_process_is_a_child_with_a_session_and_variables_of_its_own(
     assert process.wait(DEADLINE_S) == 0
 
 
+def test_a_forked_process_may_run_where_the_main_thread_may(forks: ForkServer) -> None:
+    def fork_from_a_bound_thread() -> Description:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        process, ours, description = forked(forks)
+        ours.close()
+        process.wait(DEADLINE_S)
+        return description
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(fork_from_a_bound_thread).result().cpus == sorted(os.sched_getaffinity(0))
+
+
 def test_its_exit_status_or_signal_is_seen_as_that_of_any_child(forks: ForkServer) -> None:
     process, ours, _ = forked(forks)
     assert process.poll() is None
@@ -92,23 +111,58 @@ def test_its_exit_status_or_signal_is_seen_as_that_of_any_child(forks: ForkServe
         assert process.wait(DEADLINE_S) == -signal.SIGKILL
 
 
-def test_two_processes_live_beside_each_other_and_the_fork_server_may_die_before_them(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_fork_server_that_is_killed_is_started_again_and_harms_no_process(caplog: pytest.LogCaptureFixture) -> None:
     with forking() as forks:
         first, second = forked(forks), forked(forks)
-        assert forks.pid is not None
-        os.kill(forks.pid, signal.SIGKILL)
-        with socket.socketpair()[1] as channel:
-            assert forks.fork(channel, {}) is forks.fork(channel, {}) is None
-        for code, (process, ours, description) in enumerate((first, second)):
+        kill_and_await_next(forks)
+        for code, (process, ours, description) in enumerate((first, second, forked(forks))):
             with ours:
                 assert description.parent == os.getpid()
                 ours.sendall(bytes([code]))
                 assert process.wait(DEADLINE_S) == code
     (message,) = caplog.messages
     assert "signal 9" in message
-    assert "imports its libraries" in message
+    assert "a new process is started" in message
+
+
+def test_a_fork_server_that_is_killed_often_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    with forking() as forks:
+        for _ in range(fork_server._MAX_RESTARTS):
+            kill_and_await_next(forks)
+        assert forks.pid is not None
+        os.kill(forks.pid, signal.SIGKILL)
+        wait_until(lambda: "cannot be used any longer" in caplog.messages[-1], "it is given up")
+        with socket.socketpair()[1] as channel:
+            assert forks.fork(channel, {}) is None
+    assert len(caplog.messages) == fork_server._MAX_RESTARTS + 1
+
+
+def test_a_fork_server_that_does_not_answer_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fork_server, "_FORK_TIMEOUT_S", 0.1)
+    with forking() as forks:
+        forked(forks)[1].close()
+        pid = forks.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        with socket.socketpair()[1] as channel:
+            assert forks.fork(channel, {}) is None
+        wait_until(lambda: forks.pid != pid, "a new one is started")
+    assert "does not answer" in caplog.messages[0]
+
+
+def test_a_refused_fork_leaves_the_fork_server_in_use(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with forking() as forks, socket.socketpair()[1] as channel:
+        pid = forks.pid
+        with monkeypatch.context() as patch:
+            patch.setattr(ForkServer, "_exchange", lambda *_: 0)
+            assert forks.fork(channel, {}) is None
+        forked(forks)[1].close()
+        assert forks.pid == pid
+    assert "refused" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -121,7 +175,10 @@ async def test_an_engine_is_started_by_its_command_where_no_fork_is_possible(
     with forking(module) as forks:
         engine = await start_engine(command, CPU, forks)
         assert await engine.run(lambda _: None) == 9
-    assert [record.levelno for record in caplog.records if reason in record.message] == [logging.WARNING]
+        await until(lambda: bool(caplog.messages))
+    (message,) = caplog.messages
+    assert reason in message
+    assert "imports its libraries" in message
 
 
 async def test_a_killed_engine_is_followed_by_one_that_is_forked_too() -> None:
@@ -216,3 +273,11 @@ def test_nothing_begins_for_engines_that_are_not_forked() -> None:
         forks.begin([EngineConfig(device="cuda")])
         assert forks.pid is None
         assert forks.fork(channel, {}) is None
+
+
+def test_nothing_begins_where_python_lacks_a_system_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python that was built for kernels older than Linux 5.3, as some are that run on newer ones."""
+    monkeypatch.delattr(os, "pidfd_open")
+    with contextlib.closing(ForkServer((PROGRAM,))) as forks:
+        forks.begin([CPU])
+        assert forks.pid is None
