@@ -11,6 +11,10 @@ ProgressReport = Callable[[str, int, int, str], None]
 StepProgress = Callable[[], object]
 
 
+def ignore_report(_stage: str, _done: int, _total: int, _unit: str) -> None:
+    """Do nothing: a ProgressReport for callers that show no progress."""
+
+
 def ignore_progress() -> None:
     """Do nothing: a StepProgress for callers that watch no progress."""
 

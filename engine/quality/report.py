@@ -40,7 +40,7 @@ class QualityReport:
         self._device = device
         self._progress = progress
         self.records = QualityRecords(files, progress)
-        self._key = quality_key(config, device)
+        self._key = quality_key(config, device, progress)
         self._found: Quality | None = None
         self._reference: ReferenceModel | None = None
 
@@ -86,7 +86,7 @@ def measure_reference(
     """
     assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
     eval_chunks = split_into_chunks(builtin_text(), assets, opened.spec.max_position)
-    stream = LayerStream(opened, dtype=dtype, device=device, weights=_UNQUANTIZED)
+    stream = LayerStream(opened, dtype=dtype, device=device, weights=_UNQUANTIZED, progress=progress)
     predictions = predict(stream, eval_chunks, progress)
     del stream
     gc.collect()  # modules refer to one another
@@ -95,8 +95,9 @@ def measure_reference(
     return ReferenceModel(f"{weights}, in {str(dtype).removeprefix('torch.')}", eval_chunks, predictions)
 
 
-def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
-    """Return everything, except the weights, that a measurement depends on."""
+def quality_key(config: EngineConfig, device: torch.device, progress: ProgressReport) -> dict[str, str]:
+    """Return everything, except the weights, that a measurement depends on. progress: of kernels that are compiled for
+    it, as they are at a first start."""
     return {
         "dtype": config.dtype.value,
         "kv_cache_dtype": config.kv_cache_dtype.value,
@@ -105,7 +106,7 @@ def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
         "quantize_head": str(config.quantize_head),
         "group_size": str(config.quantization_group_size),
         "overrides": json.dumps(overrides_of(config), sort_keys=True),
-        "kernels": select_operations(torch.float32, device).version,
+        "kernels": select_operations(torch.float32, device, progress).version,
         "text": hashlib.sha256(builtin_text().encode()).hexdigest()[:16],
         "headrace": version("headrace"),
     }

@@ -18,7 +18,7 @@ from models.linear.storage import WeightOptions
 from models.loading.assign import Assignment, load_weights
 from models.loading.load import build_skeleton
 from models.loading.open import OpenedModel
-from models.progress import ProgressReport
+from models.progress import ProgressReport, ignore_report
 
 
 @dataclass(slots=True, eq=False)
@@ -45,11 +45,19 @@ class LayerStream:
     """
 
     def __init__(
-        self, opened: OpenedModel, *, dtype: torch.dtype, device: torch.device, weights: WeightOptions | None = None
+        self,
+        opened: OpenedModel,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        weights: WeightOptions | None = None,
+        progress: ProgressReport = ignore_report,
     ) -> None:
-        """weights: None for the defaults. Raises a ModelError, before anything large is read, if tensors do not fit."""
+        """weights: None for the defaults. progress: of kernels that are compiled first, if they are missing.
+
+        Raises a ModelError, before anything large is read, if tensors do not fit."""
         self.device = device
-        ops = select_operations(dtype, device)
+        ops = select_operations(dtype, device, progress)
         backend, _ = select_backend(opened.spec.attention_specs, dtype, dtype, device)
         compute = ComputeConfig(backend, ops, dtype, dtype, device)
         self.decoder, self.assignments, _ = build_skeleton(opened, compute, weights or WeightOptions())

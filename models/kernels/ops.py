@@ -45,6 +45,7 @@ from models.kernels.torch import (
 )
 from models.kernels.torch.linear import LinearOperations
 from models.kernels.torch.logits import LogitOperations
+from models.progress import ProgressReport, ignore_report
 
 OnCompiled = Callable[[int, int], None]  # (compiled files, all files)
 
@@ -290,14 +291,13 @@ class Operations:
         return LogitOperations()
 
 
-def select_operations(
-    dtype: torch.dtype, device: torch.device, on_compiled: OnCompiled = lambda _done, _total: None
-) -> Operations:
+def select_operations(dtype: torch.dtype, device: torch.device, progress: ProgressReport = ignore_report) -> Operations:
     """Return the operations for computing in `dtype` on `device`.
 
-    on_compiled: called with the progress while missing kernels are compiled.
+    progress: called with ("compile kernels", done, all, "files") while missing kernels are compiled.
     """
     if (path := COLUMNS.get(device.type)) is None:
         return Operations(f"the native kernels run on the CPU, not on {device}")
-    operations: Operations = pkgutil.resolve_name(path)(dtype, device, on_compiled)
+    make = pkgutil.resolve_name(path)
+    operations: Operations = make(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
     return operations

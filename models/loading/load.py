@@ -136,7 +136,7 @@ def compute_config(
     """
     device = torch.device(options.device)
     dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
-    ops = select_operations(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
+    ops = select_operations(dtype, device, progress)
     kv_dtype = KV_DTYPES.get(options.kv_dtype, dtype)
     if options.kv_dtype != "auto" and not opened.attention_specs:
         raise SettingError(

@@ -104,7 +104,7 @@ def _measure(source: ModelFiles, output: OutputFolder, config: QuantizeConfig, p
     model = load_model(files, LoadOptions(), progress)
     quality = compare_predictions(model, reference, progress)
     check_quality(quality, config.max_quality_loss, remedy=_REMEDY)
-    records.store(quality_key(EngineConfig(), _CPU), quality)
+    records.store(quality_key(EngineConfig(), _CPU, progress), quality)
     return quality
 
 

@@ -41,7 +41,8 @@ def convert(
     Raises ModelError, and StartupError for a calibration text that is too short, or for too little disk space.
     """
     device = torch.device("cpu")
-    stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantized=False))
+    weights = WeightOptions(keeps_quantized=False)
+    stream = LayerStream(opened, dtype=torch.float32, device=device, weights=weights, progress=progress)
     layout = make_layout(files, opened)
     writer = CheckpointWriter(folder, layout, stream.decoder, config, _stored_dtype(opened))
     check_matrices(stream.assignments, layout, stream.decoder, writer, config.scheme)

@@ -20,6 +20,8 @@ from engine.quality.measure import Predictions, ReferenceModel
 from engine.quality.records import FILE_NAME
 from engine.startup.build import build_engine
 from models.forward.chunk_batches import BLOCK_SIZE, step_batches, step_lengths
+from models.kernels.cpu import build as cpu_build
+from models.kernels.cpu import operations as cpu_operations
 from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
 from models.sources.resolve import ModelFiles, resolve_model
@@ -369,3 +371,16 @@ def test_steps_are_both_large_and_small() -> None:
 
 def test_own_text_has_thousands_of_words() -> None:
     assert len(builtin_text().split()) > 1500
+
+
+def test_kernels_that_the_key_needs_are_compiled_with_progress(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_kernels() -> None:
+        cpu_build._run_all([["true"], ["true"]], tmp_path)
+
+    monkeypatch.setattr(cpu_operations, "kernel_library", compile_kernels)
+    heard: list[tuple[str, int, int, str]] = []
+    files = resolve_model(str(folder), None, lambda *_stage: None)
+    report.QualityReport(EngineConfig(), files, torch.device("cpu"), lambda *stage: heard.append(stage))
+    assert heard == [("compile kernels", done, 2, "files") for done in range(3)]
