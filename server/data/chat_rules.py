@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from server.data.answer_ends import stops_early
 from server.data.lines import DataLine, LineKind, called_functions
-from server.data.words import is_unspaced, words_of
+from server.data.words import is_unspaced
 
 _ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 _HELP = (
@@ -43,13 +44,9 @@ _MOJIBAKE = re.compile(
     "\ufffd|[ÃÂ][\u0080-\u00bf]|Ã[ŒŸœž„…]|â€[\u0080-\u00bfœ™˜“”¦¢]|â\u0080[\u0080-\u00bf]|ï»¿"
     "|[ãåæçèé](?![‘’“”–—…]{2})[\u0080-\u009f‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ¡-¿][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
 )
-_OPEN_END = re.compile(r"[\w,、，(（\[「『–&=+/<]")
-_LIST_ITEM = re.compile(r"^\s*(?:[-*•・|#>]|\d+[.)]|[A-Za-z][.)])")
 _SIGNS = string.punctuation + string.whitespace + "“”„‘’«»…–—。、！？「」『』¿¡"
-_LEAST_CUT = 30  # words of an answer whose end says something
-_LEAST_LAST_LINE = 8  # words; a shorter line is a signature, a title or a result
-_LEAST_LOOP = 24  # words
-_MOST_REPEATED = 0.35
+_LEAST_LOOP, _LEAST_SHORT_LOOP = 24, 12  # words
+_MOST_REPEATED, _MOST_REPEATED_SHORT = 0.35, 0.45
 _MOST_REPEATED_CODE = 0.6
 
 
@@ -131,31 +128,27 @@ def _judged(line: DataLine) -> list[str]:
 
 def is_cut_off(line: DataLine) -> bool:
     """Whether the last answer stops within a sentence or a block of code; of a preference, the preferred one."""
-    if not line.answers:
-        return False
-    answer = _judged(line)[-1].rstrip()
-    if answer.count("```") % 2:
-        return True
-    if "\u0e00" <= answer[-1:] <= "\u0eff":  # Thai and Lao have no sign for the end of a sentence
-        return False
-    if not _OPEN_END.match(answer[-1:]) or called_functions(line.messages[-1] if line.messages else {}):
-        return False
-    last = answer.rpartition("\n")[2]
-    words, last_words = words_of(answer), words_of(last)
-    factor = 2 if is_unspaced(words) else 1
-    is_prose = not _LIST_ITEM.search(last) and len(last_words) >= _LEAST_LAST_LINE * factor
-    return is_prose and len(words) >= _LEAST_CUT * factor and "```" not in last
+    is_call = bool(line.messages) and bool(called_functions(line.messages[-1]))  # a text before a call may end openly
+    return bool(line.answers) and not is_call and stops_early(_judged(line)[-1])
 
 
 def is_repetition(line: DataLine) -> bool:
-    """Whether much of an answer repeats n-grams of eight words: a model in a loop. Of a preference, the preferred
-    one."""
-    for answer, words in zip(_judged(line), line.answer_words, strict=False):
-        factor = 2 if is_unspaced(words) else 1
+    """Whether much of an answer repeats n-grams of eight words, or of four if it is short: a model in a loop. Of a
+    preference, the preferred answer."""
+    return any(_is_loop(answer, words) for answer, words in zip(_judged(line), line.answer_words, strict=False))
+
+
+def _is_loop(answer: str, words: Sequence[str]) -> bool:
+    factor = 2 if is_unspaced(words) else 1
+    if len(words) >= _LEAST_LOOP * factor:
         most = _MOST_REPEATED_CODE if "```" in answer else _MOST_REPEATED
-        if len(words) >= _LEAST_LOOP * factor and repeated_share(words, 8 * factor) > most:
-            return True
-    return False
+        return repeated_share(words, 8 * factor) > most
+    is_prose = "```" not in answer and 2 * sum(map(str.isalpha, words)) > len(words)
+    return (
+        is_prose
+        and len(words) >= _LEAST_SHORT_LOOP * factor
+        and repeated_share(words, 4 * factor) > _MOST_REPEATED_SHORT
+    )
 
 
 def repeated_share(words: Sequence[str], width: int) -> float:

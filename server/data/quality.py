@@ -247,7 +247,15 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("chat_refusal", "chat", _of_chat(chat_rules.is_refusal), -_INF, 0, "an answer that refuses", _OWN),
     Rule("chat_cut_off", "chat", _of_chat(chat_rules.is_cut_off), -_INF, 0, "an answer without an end", _OWN),
-    Rule("chat_repetition", "chat", _of_chat(chat_rules.is_repetition), -_INF, 0, "an answer in a loop", _OWN),
+    Rule(
+        "chat_repetition",
+        "chat",
+        _of_chat(chat_rules.is_repetition),
+        -_INF,
+        0,
+        "an answer in a loop",
+        f"{_OWN}, n-grams as in {_GOPHER}",
+    ),
     Rule("chat_echo", "chat", _of_chat(chat_rules.is_echo), -_INF, 0, "an answer that is its question", _OWN),
     Rule("chat_mojibake", "chat", _of_chat(chat_rules.is_mojibake), -_INF, 0, "letters of a wrong encoding", _OWN),
 )

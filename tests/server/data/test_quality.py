@@ -79,6 +79,12 @@ def _roles(*roles: str) -> dict[str, Any]:
             chat("Hi", "The river is wide " * 9),
             chat("Hi", "The river is wide. " * 9 + "\n\nYours, Ann"),
         ),
+        (
+            "chat_repetition",
+            chat("Hi", "The shop is open on Sunday, the shop is open on Sunday, the shop is open"),
+            chat("Hi", "The red car is fast. The blue car is slow. The red car is new. The blue car is old."),
+        ),
+        ("chat_repetition", chat("Hi", "is for fun, for fun, " * 3), chat("Hi", "0 1 " * 9)),
         ("chat_repetition", chat("Hi", _LOOP), chat("Hi", _PROSE.partition("\n")[0])),
         ("chat_echo", chat("What is it?", "  What  is it"), chat("What is it?", "It is a map.")),
         ("chat_echo", chat("それは何", "それは何？"), chat("what is it", "What is it?")),
