@@ -120,8 +120,9 @@ class DataLine:
         return _CODE.sub("\n", "\n".join(self.segments))
 
     def excerpt(self, length: int = 200) -> str:
+        """Return the start and the end of the line's texts, since a rule may have judged either."""
         text = " ".join("\n".join(self.segments).split())
-        return text if len(text) <= length else text[:length] + " ..."
+        return text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 2 :]}"
 
 
 def parse_line(

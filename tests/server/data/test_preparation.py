@@ -12,6 +12,7 @@ from engine.command_io.finetuning.data_preparation import Dedup, PreparationOpti
 from engine.errors import InvalidRequest
 from server.data import duplicates, words
 from server.data.duplicates import BandIndex
+from server.data.lines import parse_line
 from server.data.memory import LineMemory, TooManyLines
 from server.data.options import check_preparation
 from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
@@ -282,3 +283,10 @@ def test_a_split_without_its_library_is_refused_with_the_command_alone(monkeypat
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InvalidRequest, match=r"validation_share keeps .* needs rensa: pip install 'headrace\[data\]'$"):
         check_preparation(PreparationOptions(dedup=Dedup.EXACT, validation_share=0.1))
+
+
+def test_an_example_in_the_report_shows_the_end_that_a_rule_has_judged() -> None:
+    line, _ = parse_line(json.dumps(chat("Why? " * 60, "It is so. " * 60 + "Then we all went to the")).encode(), 1)
+    assert line.excerpt().startswith("Why? Why?")
+    assert line.excerpt().endswith("Then we all went to the")
+    assert len(line.excerpt()) == 205
