@@ -20,6 +20,10 @@ START_TIMEOUT_S = 300.0
 PORT = 8190
 REPLICA_PORT = 31000  # first of 1,000; not those of a fleet that may run here
 MODEL = "tiny"
+OPTIONS = (
+    *("--kv-cache-memory-bytes", "256MiB", "--threads", "1", "--shutdown-timeout", "20"),
+    *("--port", str(PORT), "--replica-port", str(REPLICA_PORT)),
+)
 _REPLICA = re.compile("ray::(ServeReplica:headrace:|SERVE_REPLICA::headrace#)")
 
 
@@ -94,24 +98,27 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model_folder(tmp_path_factory.mktemp("model"), config)
 
 
+def wait_logged(text: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until `process`, which must not end, has written `text` to its log."""
+    end_s = time.monotonic() + START_TIMEOUT_S
+    while text not in (found := log.read_text(errors="replace")):
+        assert process.poll() is None, found
+        assert time.monotonic() < end_s, found
+        time.sleep(0.2)
+
+
 @contextlib.contextmanager
 def started_fleet(folder: Path, *options: str, **env: str) -> Iterator[RunningFleet]:
     """Run a fleet on this machine within the context. folder: for its log. env: more variables."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs Ray Serve: make test-fleet")
     log = folder / "log"
-    sizes = ("--kv-cache-memory-bytes", "256MiB", "--threads", "1", "--shutdown-timeout", "20")
-    ports = ("--port", str(PORT), "--replica-port", str(REPLICA_PORT))
-    command = headrace("fleet", *options, "--served-model-name", MODEL, *sizes, *ports)
+    command = headrace("fleet", *options, "--served-model-name", MODEL, *OPTIONS)
     with log.open("wb") as file:
         process = subprocess.Popen(command, stderr=file, env={**os.environ, **env})
     running = RunningFleet(process, log)
     try:
-        end_s = time.monotonic() + START_TIMEOUT_S
-        while b"ready at" not in log.read_bytes():
-            assert process.poll() is None, log.read_text(errors="replace")
-            assert time.monotonic() < end_s, log.read_text(errors="replace")
-            time.sleep(0.2)
+        wait_logged("ready at", log, process)
         yield running
     finally:
         engines = running.engines().values()  # while it runs: afterwards it is nobody's parent

@@ -204,7 +204,7 @@ def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
         max_constructor_retry_count=_MOST_ATTEMPTS,
         ray_actor_options={"num_cpus": threads, "num_gpus": fleet.gpus_per_replica},
         # An update replaces one replica after another. A single one must serve until the next is ready: Ray rounds up.
-        max_surge_percent=1 if fleet.fewest == 1 else 0,
+        max_surge_percent=1 if fleet.is_replaced_first else 0,
         **number,
     )
     launch = Launch(secrets.token_hex(8), server.host, server.port, server.timeout_keep_alive)

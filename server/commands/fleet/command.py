@@ -89,7 +89,8 @@ def _serve(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
     is_own = fleet.address is None
     if is_own:
         listen(server.host, server.port).close()  # to report a port in use now, not after loading
-    cluster = own_cluster(fleet, threads * fleet.most) if is_own else running_cluster(fleet.address, shows_logs=True)
+    num_cpus = threads * fleet.most_in_update  # more than this machine has while a single replica is replaced
+    cluster = own_cluster(fleet, num_cpus) if is_own else running_cluster(fleet.address, shows_logs=True)
     logger.info("starting Ray%s", "" if is_own else f": connecting to {fleet.address}")
     with cluster as address:
         if not is_for_this_machine(server.host) and not (server.api_key or server.api_keys_file):

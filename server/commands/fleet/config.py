@@ -77,3 +77,13 @@ class FleetConfig:
     @property
     def most(self) -> int:
         return self.max_replicas if self.max_replicas is not None else self.replicas
+
+    @property
+    def is_replaced_first(self) -> bool:
+        """Whether an update starts a replica's successor before it stops the replica: no other serves meanwhile."""
+        return self.fewest == 1
+
+    @property
+    def most_in_update(self) -> int:
+        """Largest number of replicas at one time, for which the cluster needs CPUs."""
+        return self.most + 1 if self.is_replaced_first else self.most

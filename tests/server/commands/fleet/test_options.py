@@ -71,6 +71,14 @@ def test_replicas_share_the_cpus_of_this_machine() -> None:
     assert (engine.threads, threads) == (3, 3)
 
 
+@pytest.mark.parametrize(
+    ("given", "most"),
+    [({}, 2), ({"replicas": 2}, 2), ({"max_replicas": 3}, 4), ({"min_replicas": 2, "max_replicas": 3}, 3)],
+)
+def test_a_single_replica_has_a_successor_during_its_update(given: dict[str, Any], most: int) -> None:
+    assert FleetConfig(**given).most_in_update == most
+
+
 def test_more_threads_than_cpus_are_refused() -> None:
     with pytest.raises(OptionError, match="need 4 CPUs, and this machine has 2"):
         replica_options(FleetConfig(replicas=4), ServerConfig(), EngineConfig(), 2)
