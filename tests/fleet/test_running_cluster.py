@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import httpx
 import pytest
 
 from server.commands.fleet.front import free_ports, front_variables, haproxy_binary, own_front_variables
-from tests.fleet.conftest import MODEL, START_TIMEOUT_S, headrace, stream_until
+from tests.fleet.conftest import MODEL, headrace, stream_until, wait_logged
 
 _PORT = 8191
 _REPLICA_PORT = 31000
@@ -44,24 +43,19 @@ class Cluster:
         return self.folder / f"{name}.log"
 
     def wait_ready(self, name: str, process: "subprocess.Popen[bytes]") -> None:
-        end_s = time.monotonic() + START_TIMEOUT_S
-        while b"ready at" not in self.log(name).read_bytes():
-            assert process.poll() is None, self.log(name).read_text(errors="replace")
-            assert time.monotonic() < end_s, self.log(name).read_text(errors="replace")
-            time.sleep(0.2)
+        wait_logged("ready at", self.log(name), process)
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs Ray Serve: make test-fleet")
-    binary = haproxy_binary()
-    assert binary is not None
     token = tmp_path / "token"
     token.write_text("a" * 64)
     env = {**os.environ, **front_variables(_REPLICA_PORT), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     front = tempfile.TemporaryDirectory(prefix="hr-", dir="/tmp", ignore_cleanup_errors=True)  # short: it has sockets
-    env |= own_front_variables(Path(front.name), binary, os.environ)  # so that it meets no other front of this machine
+    # Files and ports of its own, so that it meets no other front of this machine.
+    env |= own_front_variables(Path(front.name), haproxy_binary(), os.environ)
     (port,) = free_ports(1)
     ray = Path(sys.executable).parent / "ray"
     limits = ("--num-cpus", "2", "--object-store-memory", str(100 * 2**20), "--include-dashboard", "false")
@@ -69,11 +63,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     with (tmp_path / "ray.log").open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
     try:
-        end_s = time.monotonic() + START_TIMEOUT_S
-        while b"Ray runtime started" not in (tmp_path / "ray.log").read_bytes():
-            assert process.poll() is None, (tmp_path / "ray.log").read_text()
-            assert time.monotonic() < end_s, (tmp_path / "ray.log").read_text()
-            time.sleep(0.2)
+        wait_logged("Ray runtime started", tmp_path / "ray.log", process)
         yield Cluster(f"127.0.0.1:{port}", env, tmp_path)
     finally:
         process.send_signal(signal.SIGTERM)

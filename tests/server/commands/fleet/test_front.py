@@ -1,10 +1,16 @@
 """The front's variables, and the program that keeps HAProxy's own pages on loopback."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from server.commands.fleet.front import front_variables, own_front_variables, set_unless_given
+from server.commands.fleet.front import (
+    front_variables,
+    own_front_variables,
+    set_unless_given,
+    wrapped_front_variables,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -29,7 +35,18 @@ def test_files_and_ports_are_the_fleets_own(tmp_path: Path) -> None:
 def test_a_port_that_an_operator_gives_is_the_one_that_moves_to_loopback(tmp_path: Path) -> None:
     variables = own_front_variables(tmp_path, "/usr/sbin/haproxy", {"RAY_SERVE_HAPROXY_METRICS_PORT": "9555"})
     assert variables["RAY_SERVE_HAPROXY_METRICS_PORT"] == "9555"
-    assert f"(9555|{variables['RAY_SERVE_HAPROXY_STATS_PORT']})" in (tmp_path / "haproxy").read_text()
+    program = Path(variables["RAY_SERVE_HAPROXY_BINARY_PATH"])
+    assert f"(9555|{variables['RAY_SERVE_HAPROXY_STATS_PORT']})" in program.read_text()
+
+
+def test_machines_of_a_cluster_have_rays_ports_and_one_program(tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "fleet"
+    variables = [wrapped_front_variables(folder, "/usr/sbin/haproxy", {}) for _ in range(2)]
+    assert variables[0] == variables[1]
+    (program,) = folder.iterdir()
+    assert variables[0]["RAY_SERVE_HAPROXY_BINARY_PATH"] == str(program)
+    assert "(9101|8404)" in program.read_text()
+    assert os.access(program, os.X_OK)
 
 
 def test_an_operators_own_variables_stay() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import OptionError
 from server.commands.fleet import command
-from server.commands.fleet.cluster import FleetState, Launch, check_front
+from server.commands.fleet.cluster import FleetState, Launch, check_front, check_reachable
 
 pytestmark = pytest.mark.fast
 
@@ -68,6 +68,15 @@ def test_a_command_with_its_own_cluster_stays_after_an_update(
 
 def test_a_fleet_that_was_stopped_elsewhere_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not watch([(RUNNING, MINE, False), (None, None, False)], monkeypatch)
+
+
+def test_a_front_that_cannot_reach_other_machines_is_refused() -> None:
+    machines = ["10.0.0.5", "10.0.0.6"]
+    check_reachable("127.0.0.1", machines[:1])
+    check_reachable("0.0.0.0", machines)
+    for host in ("127.0.0.1", "10.0.0.5"):
+        with pytest.raises(OptionError, match=f"--host is {host}, .* has 2 machines .*; give --host 0.0.0.0"):
+            check_reachable(host, machines)
 
 
 def test_another_front_is_refused_with_the_running_one() -> None:
