@@ -16,15 +16,23 @@ _NOISE = re.compile(
     r"|replicas that have taken more than \w+ to initialize"  # models are being loaded, as other lines say
     r"|This may be caused by a slow __init__"
 )
+_LOST_REPLICA = re.compile(r"Failed to get queue length from|is temporarily unavailable")  # Ray's controller says it
 _OTHER_MACHINES = re.compile("won't accept connections from HAProxy on other nodes")
 
 
 def quiet_serve() -> None:
-    """Show warnings of Ray Serve in this process only, and no colors in what is not a terminal. Must be called before
-    Ray connects, and after Ray Serve is imported, which sets the level."""
-    logging.getLogger(_SERVE_LOGGER).setLevel(logging.WARNING)
+    """Show warnings of Ray Serve in this process only, without those about a replica that did not answer this command,
+    and no colors in what is not a terminal. Must be called before Ray connects, and after Ray Serve is imported, which
+    sets the level."""
+    serve_logger = logging.getLogger(_SERVE_LOGGER)
+    serve_logger.setLevel(logging.WARNING)
+    serve_logger.addFilter(_is_shown)
     if not sys.stderr.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    return not _LOST_REPLICA.search(record.getMessage())
 
 
 @contextlib.contextmanager

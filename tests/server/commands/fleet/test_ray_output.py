@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from server.commands.fleet.ray_output import fields_ignored, without_noise
+from server.commands.fleet.ray_output import fields_ignored, quiet_serve, without_noise
 
 pytestmark = pytest.mark.fast
 
@@ -25,6 +25,20 @@ def test_only_lines_that_a_user_can_act_on_are_shown(
         for line in ("a", HOST, "", SLOW, "b"):
             print(line, file=sys.stderr)  # noqa: T201 - as Ray does
     assert stream.getvalue() == shown
+
+
+def test_a_replica_that_did_not_answer_a_command_is_not_shown(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("ray.serve")
+    monkeypatch.setattr(logger, "filters", [])
+    monkeypatch.setenv("RAY_COLOR_PREFIX", "0")  # which it sets
+    caplog.set_level(logging.WARNING, "ray.serve")
+    quiet_serve()
+    logger.warning("Failed to get queue length from Replica(id='ruf16p1o') within 0.1s. If this happens repeatedly")
+    logger.warning("Request failed because Replica(id='ruf16p1o') is temporarily unavailable.")
+    logger.warning("a replica is slow")
+    assert caplog.messages == ["a replica is slow"]
 
 
 def test_ignored_http_options_are_taken_from_the_log(caplog: pytest.LogCaptureFixture) -> None:
