@@ -16,8 +16,16 @@ _BRIDGE = "hr-bridge"
 _NETWORK = "10.77.0"
 _START_S = 20.0
 # The first process of a host: its end ends all others. Ray's files and shared memory are the host's own; models and
-# Python are those of this machine.
-_FIRST = 'hostname "$1" && mkdir -p /tmp/ray && mount -t tmpfs ray /tmp/ray && mount -t tmpfs shm /dev/shm && sleep inf'
+# Python are those of this machine. Bash stays, since it waits for processes whose parents have ended.
+_FIRST = """
+set -e
+hostname "$1"
+mkdir -p /tmp/ray
+mount -t tmpfs ray /tmp/ray
+mount -t tmpfs shm /dev/shm
+sleep inf
+true
+"""
 
 
 @dataclass
@@ -91,6 +99,8 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
                     _ip(f"-netns {host.name} {inside}")
                 _ip(f"-netns {host.name} route add default via {_NETWORK}.254")
         except subprocess.CalledProcessError as error:
+            if "File exists" in error.stderr:  # hosts of another run are left, or used
+                raise
             pytest.skip(f"network namespaces cannot be made: {error.cmd}: {error.stderr.strip()}")
         for host in made:
             stack.callback(lambda host=host: host.kill() if host.is_running else None)
