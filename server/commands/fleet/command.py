@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from types import FrameType
 
 import httpx
 
 from engine.child_processes.log_format import configure_logging
 from engine.config import EngineConfig
-from models.system.cache_folder import cache_folder
 from server.commands.fleet.arguments import ACTIONS, STATUS, STOP, action_parser, fleet_parser
 from server.commands.fleet.cluster import (
     Launch,
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _act(action: str, fleet: FleetConfig) -> int:
     if action not in (STATUS, STOP):
-        wrapper = wrapped_front_variables(cache_folder() / "fleet", haproxy_binary(), os.environ)
+        wrapper = wrapped_front_variables(Path.home() / ".ray" / "headrace", haproxy_binary(), os.environ)
         variables = {**front_variables(fleet.replica_port), **wrapper}
         variables["RAY_AUTH_MODE"] = "token"  # else anyone may use Ray's ports
         lines = (f"export {name}={shlex.quote(value)}" for name, value in variables.items())

@@ -39,14 +39,16 @@ def test_a_refused_option_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> 
 def test_variables_are_printed_for_a_shell_without_ray(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(command, "haproxy_binary", lambda: "/usr/sbin/haproxy")
     assert run(["variables", "--replica-port", "31000"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "export RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT=31000" in lines
     assert "export RAY_SERVE_HAPROXY_RETRY_ON='conn-failure empty-response'" in lines
     assert "export RAY_AUTH_MODE=token" in lines
-    assert any(line.startswith(f"export RAY_SERVE_HAPROXY_BINARY_PATH={tmp_path}/fleet/haproxy-") for line in lines)
+    assert any(
+        line.startswith(f"export RAY_SERVE_HAPROXY_BINARY_PATH={tmp_path}/.ray/headrace/haproxy-") for line in lines
+    )
 
 
 def test_an_unknown_option_of_an_action_is_refused() -> None:

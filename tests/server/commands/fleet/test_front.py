@@ -40,7 +40,7 @@ def test_a_port_that_an_operator_gives_is_the_one_that_moves_to_loopback(tmp_pat
 
 
 def test_machines_of_a_cluster_have_rays_ports_and_one_program(tmp_path: Path) -> None:
-    folder = tmp_path / "cache" / "fleet"
+    folder = tmp_path / ".ray" / "headrace"
     variables = [wrapped_front_variables(folder, "/usr/sbin/haproxy", {}) for _ in range(2)]
     assert variables[0] == variables[1]
     (program,) = folder.iterdir()
