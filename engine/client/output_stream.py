@@ -1,7 +1,9 @@
 """OutputStream: one request's outputs on their way to its reader, merged while the reader is slow."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import msgspec
 
 from engine.errors import EngineDied
 from engine.protocol import AbortReason, RequestOutput
@@ -66,7 +68,7 @@ class OutputStream:
             if output.new_ids:
                 self._on_discarded(len(output.new_ids))
             return
-        self._pending = output if self._pending is None else merge_outputs(self._pending, output)
+        self._pending = output if self._pending is None else merge_outputs([self._pending, output])
         self._wake()
 
     def fail(self, error: EngineDied) -> None:
@@ -76,42 +78,50 @@ class OutputStream:
             self._wake()
 
 
-def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
-    """Join two successive outputs of one request."""
-    logprobs = first.logprobs
-    if second.logprobs is not None:
-        logprobs = [*(logprobs or []), *second.logprobs]
-    return RequestOutput(
-        id=first.id,
-        new_ids=[*first.new_ids, *second.new_ids],
+def merge_outputs(outputs: Sequence[RequestOutput]) -> RequestOutput:
+    """Join one or more successive outputs of one request."""
+    first, last = outputs[0], outputs[-1]
+    new_ids = first.new_ids.copy()
+    logprobs, prompt_logprobs = first.logprobs, first.prompt_logprobs
+    num_prompt_computed, num_written_tokens = first.num_prompt_computed, first.num_written_tokens
+    queue_s, first_token_s, preempted_s = first.queue_s, first.first_token_s, first.preempted_s
+    num_drafted, num_draft_accepted, num_predicted = first.num_drafted, first.num_draft_accepted, first.num_predicted
+    for each in outputs[1:]:
+        if num_predicted or each.num_predicted:
+            num_predicted = _joined_counts(num_predicted or [0] * len(new_ids), each)
+        new_ids += each.new_ids
+        if each.logprobs is not None:
+            logprobs = [*(logprobs or []), *each.logprobs]
+        if prompt_logprobs is None:
+            prompt_logprobs = each.prompt_logprobs
+        if each.num_prompt_computed is not None:
+            num_prompt_computed = each.num_prompt_computed
+        if each.num_written_tokens > num_written_tokens:
+            num_written_tokens = each.num_written_tokens
+        if queue_s is None:
+            queue_s = each.queue_s
+        if first_token_s is None:
+            first_token_s = each.first_token_s
+        if each.preempted_s:
+            preempted_s = [*preempted_s, *each.preempted_s]
+        if each.num_drafted > num_drafted:  # a terminal output from outside has none
+            num_drafted, num_draft_accepted = each.num_drafted, each.num_draft_accepted
+    return msgspec.structs.replace(
+        last,
+        new_ids=new_ids,
         logprobs=logprobs,
-        prompt_logprobs=first.prompt_logprobs if first.prompt_logprobs is not None else second.prompt_logprobs,
-        num_prompt_computed=(
-            first.num_prompt_computed if second.num_prompt_computed is None else second.num_prompt_computed
-        ),
-        finish_reason=second.finish_reason,
-        stop_token_id=second.stop_token_id,
-        num_cached_tokens=second.num_cached_tokens,
-        num_written_tokens=max(first.num_written_tokens, second.num_written_tokens),
-        queue_s=first.queue_s if first.queue_s is not None else second.queue_s,
-        first_token_s=first.first_token_s if first.first_token_s is not None else second.first_token_s,
-        ended_s=second.ended_s,
-        preempted_s=[*first.preempted_s, *second.preempted_s],
-        error=second.error,
-        is_refused=second.is_refused,
-        refused_param=second.refused_param,
-        num_drafted=max(first.num_drafted, second.num_drafted),  # a terminal output from outside has none
-        num_draft_accepted=max(first.num_draft_accepted, second.num_draft_accepted),
-        num_predicted=_joined_counts(first, second),
-        scores=second.scores,
-        failed_question=second.failed_question,
+        prompt_logprobs=prompt_logprobs,
+        num_prompt_computed=num_prompt_computed,
+        num_written_tokens=num_written_tokens,
+        queue_s=queue_s,
+        first_token_s=first_token_s,
+        preempted_s=preempted_s,
+        num_drafted=num_drafted,
+        num_draft_accepted=num_draft_accepted,
+        num_predicted=num_predicted,
     )
 
 
-def _joined_counts(first: RequestOutput, second: RequestOutput) -> list[int]:
-    """Concatenate the running counts `num_predicted` of two outputs. If counting failed in an output, its counts stay
-    at the last known value."""
-    if not first.num_predicted and not second.num_predicted:
-        return []
-    before = first.num_predicted or [0] * len(first.new_ids)
-    return [*before, *(second.num_predicted or before[-1:] * len(second.new_ids))]
+def _joined_counts(before: list[int], output: RequestOutput) -> list[int]:
+    """Append the output's running counts `num_predicted`; the last known value for each token if counting failed."""
+    return [*before, *(output.num_predicted or before[-1:] * len(output.new_ids))]

@@ -67,7 +67,7 @@ class EngineRequest(QueuedRequest, frozen=True, kw_only=True):
     grammar: str | None = None  # grammar that the output must match, in llguidance's form
     thinking: ThinkingBudget | None = None
     reports_progress: bool = False  # also send outputs while the prompt is computed
-    tokens_per_output: int = 1  # tokens to send together, fewer in the last output; saves messages if no client streams
+    tokens_per_output: int = 1  # tokens to send together; the first output has fewer, and the last may
     prediction_ids: list[int] = []  # the client's expectation of the output; verified as a draft, it changes no token
     adapter: AdapterRef | None = None  # LoRA adapter applied to the model's weights
     resumption: Resumption | None = None  # the output so far, if another engine has started the request

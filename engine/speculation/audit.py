@@ -74,7 +74,7 @@ class Auditor:
         verdict, repeat_id = None, self._repeat_id
         for output in outputs:
             if output.id == repeat_id:
-                self._repeated = merge_outputs(self._repeated, output)
+                self._repeated = merge_outputs([self._repeated, output])
                 if output.finish_reason is not None:
                     verdict = self._verdict(output)
         return [output for output in outputs if output.id != repeat_id], verdict

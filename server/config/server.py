@@ -75,6 +75,12 @@ class ServerConfig:
     sse_ping_interval: float = _http(
         15.0, "Seconds of silence in a stream before a keep-alive comment.", metavar="S", minimum=0.1
     )
+    stream_interval: int = _http(
+        1,
+        "Tokens of a stream to send together, after the first one, which saves processor time. A request with 'stop' "
+        "strings or line limits gets each token.",
+        minimum=1,
+    )
     stream_resume_grace: float = _http(
         60.0,
         "Seconds that a stream with 'resumable' continues without a client, and is kept after its end; 0 refuses such "

@@ -34,8 +34,9 @@ def new_choice(model: ServedModel, params: GenerationParams, index: int, trace_i
     )
 
 
-def engine_request(params: GenerationParams, index: int, request_id: str) -> EngineRequest:
-    """Create the engine request of choice number `index`; choice numbers run over all prompts, `params.n` for each."""
+def engine_request(params: GenerationParams, index: int, request_id: str, stream_interval: int) -> EngineRequest:
+    """Create the engine request of choice number `index`; choice numbers run over all prompts, `params.n` for each.
+    stream_interval: tokens per output, if neither a batch nor an end by text decides it."""
     sampling = params.sampling
     if sampling.seed is not None and params.n > 1:
         seed = (sampling.seed + index % params.n + 2**63) % 2**64 - 2**63  # wraps around as int64 does
@@ -52,5 +53,11 @@ def engine_request(params: GenerationParams, index: int, request_id: str) -> Eng
         prediction_ids=params.prediction_ids,
         grammar=params.plan.grammar,
         thinking=params.plan.thinking,
-        tokens_per_output=1 if params.is_followed else _BATCH_TOKENS,
+        tokens_per_output=_tokens_per_output(params, stream_interval),
     )
+
+
+def _tokens_per_output(params: GenerationParams, stream_interval: int) -> int:
+    if params.ends_by_text:
+        return 1  # tokens after the end would be computed in vain
+    return _BATCH_TOKENS if params.terms.is_batch else stream_interval

@@ -123,7 +123,8 @@ class Generation:
         self._model.client.check_capacity(len(self.choices), num_tokens, self.params.terms.service_class)
         group = uuid.uuid4().hex
         for choice in self.choices:  # no await in this loop, so the capacity just checked is still free
-            request = engine_request(self.params, choice.index, f"{group}-{choice.index}")
+            request_id = f"{group}-{choice.index}"
+            request = engine_request(self.params, choice.index, request_id, self._model.config.stream_interval)
             shared = 0 if choice.index % self.params.n else None  # the first choice computes the prompt for all
             self._streams.append(self._model.submit(request, num_new_tokens=shared))
             if self.record is not None:

@@ -29,5 +29,5 @@ class LocalClient:
             self.steps.append(step.stats)
             for output in step.outputs:
                 known = merged.get(output.id)
-                merged[output.id] = output if known is None else merge_outputs(known, output)
+                merged[output.id] = output if known is None else merge_outputs([known, output])
         return merged

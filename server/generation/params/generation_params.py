@@ -36,10 +36,9 @@ class GenerationParams:
     is_prompt_cut: bool = False  # /infill left out a part of its input
 
     @property
-    def is_followed(self) -> bool:
-        """Whether the text is needed during generation: to stream it, or to end it at a stop string or line limit."""
-        ends_by_text = bool(self.options.stop) or self.options.lines.limits() is not None
-        return not self.terms.is_batch or ends_by_text
+    def ends_by_text(self) -> bool:
+        """Whether the text is needed during generation, to end it at a stop string or line limit."""
+        return bool(self.options.stop) or self.options.lines.limits() is not None
 
     @property
     def num_sequences(self) -> int:

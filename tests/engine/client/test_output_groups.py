@@ -1,4 +1,4 @@
-"""OutputGroups: fewer messages of what nobody follows, and the same tokens and ends."""
+"""OutputGroups: fewer messages, and the same tokens and ends."""
 
 import pytest
 from hypothesis import given
@@ -18,22 +18,38 @@ def _groups(**sizes: int) -> OutputGroups:
     return groups
 
 
-def test_tokens_wait_until_they_are_enough() -> None:
+def test_tokens_after_the_first_wait_until_they_are_enough() -> None:
     groups = _groups(line=3, client=1)
     sent = [
         groups.pass_on([RequestOutput(id="line", new_ids=[number]), RequestOutput(id="client", new_ids=[number])])
-        for number in range(4)
+        for number in range(5)
     ]
-    assert [[output.id for output in each] for each in sent] == [["client"], ["client"], ["line", "client"], ["client"]]
-    assert sent[2][0].new_ids == [0, 1, 2]
+    assert [[output.new_ids for output in each if output.id == "line"] for each in sent] == [
+        [[0]],
+        [],
+        [],
+        [[1, 2, 3]],
+        [],
+    ]
+    assert [[output.new_ids for output in each if output.id == "client"] for each in sent] == [
+        [[number]] for number in range(5)
+    ]
 
 
 def test_an_end_brings_what_was_kept() -> None:
     groups = _groups(line=9)
     first = RequestOutput(id="line", new_ids=[1], queue_s=0.5, num_cached_tokens=4)
-    assert groups.pass_on([first]) == []
+    assert groups.pass_on([first]) == [first]
+    assert groups.pass_on([RequestOutput(id="line", new_ids=[2], preempted_s=[1.5], num_cached_tokens=4)]) == []
     (last,) = groups.pass_on([RequestOutput(id="line", finish_reason=FinishReason.ABORT, num_cached_tokens=4)])
-    assert (last.new_ids, last.queue_s, last.finish_reason) == ([1], 0.5, FinishReason.ABORT)
+    assert (last.new_ids, last.preempted_s, last.finish_reason) == ([2], [1.5], FinishReason.ABORT)
+    groups.check()
+
+
+def test_progress_of_the_prompt_is_not_kept() -> None:
+    groups = _groups(line=9)
+    progress = [RequestOutput(id="line", num_prompt_computed=number) for number in (16, 32)]
+    assert [groups.pass_on([each]) for each in progress] == [[each] for each in progress]
     groups.check()
 
 
@@ -69,4 +85,4 @@ def test_each_request_has_all_its_tokens_in_order_and_one_end(
     for name, size in sizes.items():
         assert [token for output in sent[name] for token in output.new_ids] == given_ids[name]
         assert [output.finish_reason for output in sent[name]][-1] is FinishReason.STOP
-        assert all(len(output.new_ids) >= size for output in sent[name][:-1])
+        assert all(len(output.new_ids) >= size for output in sent[name][1:-1])

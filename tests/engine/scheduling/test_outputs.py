@@ -206,7 +206,7 @@ def test_outputs_report_when_a_sequence_had_its_first_token_lost_its_blocks_and_
         for output in outputs:
             assert (output.ended_s is None) == (output.finish_reason is None)
             assert not output.preempted_s or output.finish_reason is None  # not kept until the end
-            reported[output.id] = merge_outputs(reported[output.id], output) if output.id in reported else output
+            reported[output.id] = merge_outputs([reported[output.id], output]) if output.id in reported else output
     assert [reported[request.id].first_token_s for request in requests] == [101.0] * 3
     assert reported["r0"].ended_s == 112.0
     assert max(output.ended_s or 0.0 for output in reported.values()) == run.now_s

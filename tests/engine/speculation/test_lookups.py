@@ -153,9 +153,9 @@ def test_counts_of_merged_outputs_go_on() -> None:
     """The second of the outputs was made when counting had failed."""
     first = RequestOutput(id="a", new_ids=[1, 2], num_predicted=[1, 2])
     failed, last = RequestOutput(id="a", new_ids=[7]), RequestOutput(id="a", new_ids=[3], num_predicted=[3])
-    assert merge_outputs(merge_outputs(first, failed), last).num_predicted == [1, 2, 2, 3]
-    assert merge_outputs(failed, last).num_predicted == [0, 3]
-    assert merge_outputs(failed, failed).num_predicted == []
+    assert merge_outputs([first, failed, last]).num_predicted == [1, 2, 2, 3]
+    assert merge_outputs([failed, last]).num_predicted == [0, 3]
+    assert merge_outputs([failed, failed]).num_predicted == []
 
 
 def test_a_long_prediction_is_indexed_over_several_steps_and_then_tracked() -> None:

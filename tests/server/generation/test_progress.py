@@ -81,8 +81,8 @@ async def test_an_echo_comes_behind_the_progress() -> None:
 
 def test_merged_outputs_tell_the_last_progress_and_why_a_request_was_refused() -> None:
     first = RequestOutput(id="a", num_prompt_computed=8)
-    merged = merge_outputs(first, RequestOutput(id="a", num_prompt_computed=16))
-    assert merge_outputs(merged, RequestOutput(id="a", new_ids=[1])).num_prompt_computed == 16
+    merged = merge_outputs([first, RequestOutput(id="a", num_prompt_computed=16)])
+    assert merge_outputs([merged, RequestOutput(id="a", new_ids=[1])]).num_prompt_computed == 16
     refusal = RequestOutput(id="a", finish_reason=FinishReason.ERROR, is_refused=True, refused_param="x")
-    refused = merge_outputs(first, refusal)
+    refused = merge_outputs([first, refusal])
     assert (refused.is_refused, refused.refused_param) == (True, "x")

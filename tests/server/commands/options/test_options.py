@@ -98,6 +98,7 @@ def test_sizes(text: str, num_bytes: int) -> None:
     [
         ({"port": "http"}, "--port is 'http'; it must be a whole number from 0 to 65535"),
         ({"port": "65536"}, "--port is '65536'; it must be a whole number from 0 to 65535"),
+        ({"stream_interval": "0"}, "--stream-interval is '0'; it must be a whole number, at least 1"),
         ({"max_num_seqs": "0"}, "--max-num-seqs is '0'; it must be a whole number, at least 1"),
         ({"dtype": "int3"}, "--dtype is 'int3'; it must be one of auto, bfloat16, float16, float32"),
         ({"shutdown_timeout": "nan"}, "--shutdown-timeout is 'nan'; it must be a number, at least 0"),
