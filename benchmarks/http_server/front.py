@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from benchmarks.http_server.load import post
-from benchmarks.http_server.paced_engine import PACE_VARIABLE
+from benchmarks.http_server.paced_engine import PACE_VARIABLE, use_paced_engine
 from benchmarks.servers import free_port, started
 from server.commands.fleet.replica import ReplicaServer
 
@@ -38,13 +38,6 @@ class PacedReplica(ReplicaServer):
     def __init__(self, *args: object) -> None:
         use_paced_engine()
         super().__init__(*args)  # type: ignore[arg-type]
-
-
-def use_paced_engine() -> None:
-    from engine.client.process_client import ProcessClient
-
-    command = (sys.executable, "-m", "benchmarks.http_server.paced_engine")
-    ProcessClient.__init__.__kwdefaults__["command"] = command
 
 
 def serve(command: list[str]) -> None:

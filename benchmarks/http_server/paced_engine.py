@@ -1,5 +1,5 @@
-"""A stand-in for `python -m engine.process` that computes nothing: every PACE seconds it sends a step's outputs, one
-token of each open request, by the engine's own messages. For benchmarks/http_server/streamed_tokens.py."""
+"""A stand-in for `python -m engine.process` that computes nothing: every PACE seconds a step has one token of each open
+request, and its outputs are grouped and sent as the engine does. For `streamed_tokens` and `front`."""
 
 import os
 import queue
@@ -9,6 +9,9 @@ import threading
 import time
 
 from engine.child_processes.frames import encode_frame, receive_frame
+from engine.client import fork_server
+from engine.client.output_groups import OutputGroups
+from engine.client.process_client import ProcessClient
 from engine.protocol import (
     AbortRequest,
     AddRequest,
@@ -31,6 +34,12 @@ TOKEN = "Z"  # in no other part of a chunk, so that clients can count tokens
 _MAX_STREAMS = 1024
 
 
+def use_paced_engine() -> None:
+    """Start paced engines in place of real ones in this process. To be called before the server is imported."""
+    ProcessClient.__init__.__kwdefaults__["command"] = (sys.executable, "-m", "benchmarks.http_server.paced_engine")
+    fork_server.can_fork = lambda _: False  # a forked engine is a real one
+
+
 def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
@@ -51,6 +60,7 @@ def serve(sock: socket.socket, inbox: "queue.SimpleQueue[ToEngine]", pace_s: flo
     """Send steps while there are open requests; otherwise wait for one. pace_s: between two steps."""
     open_requests: dict[str, EngineRequest] = {}
     num_sent: dict[str, int] = {}
+    groups = OutputGroups()
     send_s = 0.0
     while True:
         while not open_requests or not inbox.empty():
@@ -58,16 +68,19 @@ def serve(sock: socket.socket, inbox: "queue.SimpleQueue[ToEngine]", pace_s: flo
                 case AddRequest(request=request):
                     open_requests[request.id] = request
                     num_sent[request.id] = 0
+                    groups.add(request)
                     _send(sock, Started([request.id], StepStats(is_beginning=True, running=len(open_requests))))
-                case AbortRequest(id=request_id):
-                    open_requests.pop(request_id, None)
+                case AbortRequest(id=request_id) if open_requests.pop(request_id, None) is not None:
+                    aborted = RequestOutput(id=request_id, finish_reason=FinishReason.ABORT)
+                    _send(sock, StepOutputs(groups.pass_on([aborted]), StepStats(running=len(open_requests))))
         time.sleep(pace_s)
         outputs = [_output(request, num_sent) for request in open_requests.values()]
         for output in outputs:
             if output.finish_reason is not None:
                 del open_requests[output.id]
         began_s = time.thread_time()
-        _send(sock, StepOutputs(outputs, _stats(len(open_requests), len(outputs), pace_s, send_s)))
+        sent = groups.pass_on(outputs)
+        _send(sock, StepOutputs(sent, _stats(len(open_requests), len(outputs), pace_s, send_s)))
         send_s = time.thread_time() - began_s
 
 

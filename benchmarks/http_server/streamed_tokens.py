@@ -1,16 +1,19 @@
 """CPU time of the API process for each streamed token, with an engine that only sends tokens at a steady pace.
 
     .venv/bin/python -m benchmarks.http_server.streamed_tokens --streams 64 256
+    .venv/bin/python -m benchmarks.http_server.streamed_tokens --options "--stream-interval 8"
 
 A real `headrace serve` answers chat completions over SSE; its clients are in this process. The CPU time is that of the
 whole API process, user and system, from the moment that all streams have tokens until the first one ends. The engine's
-part is the CPU time in which its loop encodes the message of a step and writes it to the socket.
+part is the CPU time in which its loop groups the outputs of a step, and encodes and writes their message. Printed are
+the medians of the rounds, and for the API process also the best and the worst one.
 """
 
 import argparse
 import asyncio
 import os
 import re
+import shlex
 import statistics
 import sys
 import time
@@ -21,7 +24,7 @@ import httpx
 import msgspec
 
 from benchmarks.http_server.load import post
-from benchmarks.http_server.paced_engine import PACE_VARIABLE, TOKEN
+from benchmarks.http_server.paced_engine import PACE_VARIABLE, TOKEN, use_paced_engine
 from benchmarks.servers import CompareError, free_port, started
 
 _FIRST_TOKENS, _LAST_TOKENS = 5, 5  # of a stream, that are not measured
@@ -36,14 +39,12 @@ class Figures:
     tokens_per_event: float  # over 1 if the API process was late, and joined the tokens of several steps
 
 
-def serve(port: int) -> None:
+def serve(port: int, options: list[str]) -> None:
     """Run the server, with the paced engine in place of the real one."""
-    from engine.client.process_client import ProcessClient
+    use_paced_engine()
     from server.cli import main as headrace
 
-    command = (sys.executable, "-m", "benchmarks.http_server.paced_engine")
-    ProcessClient.__init__.__kwdefaults__["command"] = command
-    sys.argv = ["headrace", "serve", "paced/engine", "--port", str(port), "--max-num-waiting", "2048"]
+    sys.argv = ["headrace", "serve", "paced/engine", "--port", str(port), "--max-num-waiting", "2048", *options]
     sys.exit(headrace())
 
 
@@ -130,25 +131,28 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100, help="of each stream")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fields", type=msgspec.json.decode, default={}, help='more of the request, such as {"n": 2}')
+    parser.add_argument("--options", type=shlex.split, default=[], help="of headrace serve, in one argument")
     parser.add_argument("--serve", type=int, metavar="PORT", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve is not None:
-        serve(given.serve)
+        serve(given.serve, given.options)
         return
     for num_streams in given.streams:
         os.environ[PACE_VARIABLE] = str(num_streams / given.rate)
         command = f"{sys.executable} -m benchmarks.http_server.streamed_tokens --serve {{port}}"
+        command += f" --options={shlex.quote(shlex.join(given.options))}"
         port = free_port()
         with started(command, port, timeout_s=60) as server:
             rounds = [
                 asyncio.run(_measure(port, server.pid, num_streams, given.tokens, given.fields))
                 for _ in range(given.rounds)
             ]
-        medians = (statistics.median(each) for each in zip(*map(astuple, rounds), strict=True))
-        text = (
-            "{} streams: {:.1f} us a token in the API process, {:.0f} us a step in the engine, {:.2f} tokens an event"
+        us, send_us, per_event = (statistics.median(each) for each in zip(*map(astuple, rounds), strict=True))
+        best, worst = min(each.us_per_token for each in rounds), max(each.us_per_token for each in rounds)
+        sys.stdout.write(
+            f"{num_streams} streams: {us:.1f} us a token in the API process ({best:.1f} to {worst:.1f}), "
+            f"{send_us:.0f} us a step in the engine, {per_event:.2f} tokens an event\n"
         )
-        sys.stdout.write(text.format(num_streams, *medians) + "\n")
 
 
 if __name__ == "__main__":

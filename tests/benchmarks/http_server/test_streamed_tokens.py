@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import re
 import socket
 import threading
 
@@ -60,3 +61,12 @@ async def test_a_stream_that_breaks_off_is_an_error() -> None:
         (client,) = await streamed_tokens.connect(port, post("/stream"), 1)
         with pytest.raises(ConnectionError):
             await client.ended
+
+
+def test_the_server_streams_the_tokens_of_the_paced_engine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "streamed_tokens --streams 2 --rate 40 --tokens 80 --rounds 1 --options=--stream-interval=4"
+    monkeypatch.setattr("sys.argv", command.split())
+    streamed_tokens.main()
+    assert re.fullmatch(r"2 streams: \d+\.\d us a token .*, [34]\.\d\d tokens an event\n", capsys.readouterr().out)
