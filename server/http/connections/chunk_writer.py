@@ -1,5 +1,7 @@
 """ChunkWriter: writes chunks of a streamed body straight to the connection."""
 
+import sys
+
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 CHUNKS_STATE = "chunk_writer"  # in a scope's state; absent if another server than headrace's runs the application
@@ -29,3 +31,13 @@ class ChunkWriter:
         self.num_bytes += len(body)
         cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
         return True
+
+    def begin_without_chunks(self) -> None:
+        """Make the end of the connection the end of the body, for HTTP/1.0, which has no chunks. Call before a head
+        without Content-Length is sent, and `end_without_chunks` before the last part of the body."""
+        self._cycle.chunked_encoding = False
+        self._cycle.expected_content_length = sys.maxsize
+
+    def end_without_chunks(self, num_bytes: int) -> None:
+        """num_bytes: of the last part."""
+        self._cycle.expected_content_length = num_bytes

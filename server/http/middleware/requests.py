@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.context import ServerContext
 from server.errors import AmbiguousRequest, ClientGone, HeadersTooLarge, TooManyConnections
 from server.http.connections.certificates import SUBJECT_STATE
-from server.http.connections.chunk_writer import CHUNKS_STATE
+from server.http.connections.chunk_writer import CHUNKS_STATE, ChunkWriter
 from server.http.connections.open_connections import REFUSED_STATE
 from server.http.error_forms import error_response, reply_to
 from server.http.middleware.auth import COUNTED_STATE, set_caller
@@ -98,6 +98,8 @@ class _Exchange:
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         self.status: int | None = None
+        self._chunks: ChunkWriter | None = scope.get("state", {}).get(CHUNKS_STATE)
+        self._has_chunks = True  # unless the end of the connection ends the body
         self._waiting: WaitingStream | None = None
         self._method = scope["method"] if scope["method"] in _METHODS else "other"
         self._record = RequestRecord(self.request_id, self._method, self._on_over, context.models.only_name)
@@ -157,7 +159,10 @@ class _Exchange:
 
     async def _deliver(self, message: Message) -> None:
         if message["type"] == "http.response.body":
-            self._record.response_bytes += len(message.get("body", b""))
+            num_bytes = len(message.get("body", b""))
+            self._record.response_bytes += num_bytes
+            if not self._has_chunks and not message.get("more_body", False) and self._chunks is not None:
+                self._chunks.end_without_chunks(num_bytes)
         elif message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
@@ -179,14 +184,18 @@ class _Exchange:
                 headers.update(load_headers(model.client.status(), Headers(scope=self._scope)))
             if self._context.drain.is_active:
                 headers["connection"] = "close"  # the client's next request should find another server
+            is_old = self._scope["http_version"] == "1.0" and self._scope["method"] != "HEAD"
+            if is_old and self._chunks is not None and "content-length" not in headers:
+                self._has_chunks = False
+                self._chunks.begin_without_chunks()
         await self._send(message)
 
     def end(self) -> None:
         record = self._record
         record.route = getattr(self._scope.get("route"), "path", record.route)
         record.status = self.status if self.status is not None else CLIENT_GONE
-        if (chunks := self._scope["state"].get(CHUNKS_STATE)) is not None:
-            record.response_bytes += chunks.num_bytes
+        if self._chunks is not None:
+            record.response_bytes += self._chunks.num_bytes
         record.http_s = time.monotonic() - record.arrival_s
         self._context.metrics.count_http(record)
         self._settle_rate()

@@ -83,6 +83,22 @@ async def test_an_answer_that_is_kept_for_a_repeated_request_has_all_chunks() ->
     assert len(client.requests) == 1
 
 
+@pytest.mark.parametrize("key", [b"", b"idempotency-key: once\r\n"])
+async def test_a_client_of_http_1_0_gets_no_chunks(key: bytes) -> None:
+    app = make_app(FakeClient(says(TEXT)))
+    request = REQUEST.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n" + key)
+    result = await exchange(app, [request])
+    head, _, body = bytes(result.written).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert _OWN.sub(b"", body) == _OWN.sub(b"", b"".join(_chunks((await _stream(has_writer=True))[0])))
+    assert result.is_closed
+    text, _ = app.state.context.metrics.scrape("")
+    (counted,) = re.findall(
+        r"^headrace_http_response_size_bytes_sum\{.*chat/completions.*\} (\S+)$", text.decode(), re.M
+    )
+    assert float(counted) == len(body)
+
+
 @pytest.mark.parametrize("has_writer", [True, False])
 async def test_all_bytes_are_counted(has_writer: bool) -> None:
     written, _, metrics = await _stream(has_writer=has_writer)
