@@ -22,6 +22,8 @@ _LONG = 10  # times of a request alone that requests keep coming at a rate, at l
 _MOST_USERS = 1024
 _MOST_PLACES = 16_384  # of all servers: a capacity is found with a user and some requests for each
 _EACH = 3  # counted requests of each user, at least
+_BUSY = 0.9  # share of the time that servers compute, from which a load may be more than they compute
+_MANY = 2  # times the requests of a simulation, above which a rate is compared with the capacity before it is played
 _ALONE = 20  # requests, each sent when the last one has ended
 
 
@@ -121,12 +123,17 @@ class LoadSearch:
         if self._kind is LoadKind.CONCURRENCY:
             gap_s = self.alone_s / amount
             return self._judged(amount, self._users_result(int(amount), gap_s, self._requests.num_requests))
-        if amount > self._capacity.rate:
+        num_requests = max(self._requests.num_requests, math.ceil(amount * _LONG * self.alone_s))
+        is_known = "_capacity" in vars(self)  # else it is measured, which takes longer than most loads
+        is_long = num_requests > _MANY * self._requests.num_requests
+        if (is_known or is_long) and amount > self._capacity.rate:
             return self._excessive(amount)
         fleet = self._servers.fleet()
-        num_requests = max(self._requests.num_requests, math.ceil(amount * _LONG * self.alone_s))
         trace = self._requests.draw(amount, num_requests)
-        return self._judged(amount, simulation_result(fleet, fleet.run(trace), self._servers.price))
+        result = simulation_result(fleet, fleet.run(trace), self._servers.price)
+        if result.utilization > _BUSY and amount > self._capacity.rate:
+            return self._excessive(amount)
+        return self._judged(amount, result)
 
     def _excessive(self, amount: float) -> LoadTrial:
         """Return the trial of a rate whose times no simulation can give: the queue grows for as long as one runs."""
@@ -141,16 +148,18 @@ class LoadSearch:
             return Largest(None, f"even a request alone misses it: {_listed(self.alone.misses)}")
         if self._kind is LoadKind.CONCURRENCY:
             return self._search(1, _MOST_USERS, near or 1, f"more than {_MOST_USERS:,} users are not simulated")
-        most = self._capacity.rate
-        rare = _RARE / self.alone_s
         reason = "the servers compute no more requests a second, however long these wait"
-        return self._search(min(rare, most), most, near or most / 2, reason)
+        return self._search(_RARE / self.alone_s, math.inf, near or self._servers.replicas / self.alone_s, reason)
 
     def _search(self, least: float, most: float, near: float, reason: str) -> Largest:
-        """Find the largest load from `least` to `most`, where `reason` ends the search."""
+        """Find the largest load from `least` to `most`, or to what the servers compute, where `reason` ends the
+        search."""
         tried = self.trial(min(max(near, least), most))
         factor, good, bad = _FIRST_STEP, None, None
         while good is None or bad is None:
+            if tried.is_excessive:
+                most = self._capacity.rate
+                least, tried = min(least, most), self.trial(most)
             good, bad = (good, tried) if tried.misses else (tried, bad)
             if good is None and tried.amount == least:
                 return Largest(None, f"even the least load misses it: {_listed(tried.misses)}")

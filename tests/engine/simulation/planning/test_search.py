@@ -135,3 +135,11 @@ def test_two_servers_take_twice_as_many_users() -> None:
 def test_a_request_that_never_fits_is_an_error() -> None:
     with pytest.raises(OptionError, match=r"a request of this load is refused: .*1,024"):
         search(LoadKind.RATE, "ttft=1s", requests=Requests("1020", "10", 20, 0))
+
+
+def test_the_capacity_is_measured_only_for_a_rate_that_comes_near_to_it() -> None:
+    found = search(LoadKind.RATE, "request=1000s")
+    assert found.trial(1.0).misses == []
+    assert "_capacity" not in vars(found)
+    assert found.trial(1000.0).is_excessive
+    assert "_capacity" in vars(found)
