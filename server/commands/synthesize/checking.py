@@ -1,5 +1,6 @@
 """Checks of a synthesis before it runs: its files, the models of its steps, and the filters of its lines."""
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.errors import InvalidRequest, OptionError, StartupError
 from server.commands.synthesize.arguments import SynthesisConfig
 from server.data.formats import check_suffix, read_lines
-from server.data.options import check_preparation
+from server.data.options import INSTALL, check_preparation
 from server.data.preparation import FaultyLines, Preparation
 from server.synthesis.recipe import Step, SynthesisRecipe
 from server.synthesis.variables import filled
@@ -90,6 +91,8 @@ def _check_one_model(step: Step, recipe: SynthesisRecipe) -> None:
 def open_filters(recipe: SynthesisRecipe, config: SynthesisConfig) -> Preparation:
     """Return the filters. Raises OptionError and StartupError."""
     options = PreparationOptions(quality=recipe.quality, decontaminate_against=config.against)
+    if importlib.util.find_spec("rensa") is None:  # unlike `data prepare`, this command has no other kind of duplicates
+        raise OptionError(f"near duplicates are always removed, which needs rensa: {INSTALL}")
     try:
         check_preparation(options)
     except InvalidRequest as error:
