@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from benchmarks.tables import markdown
-from server.data.answer_ends import stops_early
+from server.data.rules.answer_ends import stops_early
 
 _COUNTRIES = [
     "France",

@@ -6,7 +6,7 @@ import math
 from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.errors import InvalidRequest
 from server.data.languages import LanguageDetector
-from server.data.quality import select_rules
+from server.data.rules.quality import select_rules
 
 INSTALL = "pip install 'headrace[data]'"
 SEMANTIC_THRESHOLD = 0.9  # the default; docs/data.md has its measurement

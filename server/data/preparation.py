@@ -14,8 +14,8 @@ from server.data.languages import LanguageDetector
 from server.data.lines import DataLine, FaultyData, LineKind, parse_line, without_metadata
 from server.data.memory import LINE_BYTES, NEAR_BYTES, LineMemory
 from server.data.personal_data import mask_value
-from server.data.quality import failed_rule, select_rules
 from server.data.report import Cluster, ContaminatedLine, DataReport, RemovedByRule, RemovedLine, spread_of
+from server.data.rules.quality import failed_rule, select_rules
 
 MAX_FAULTS = 100  # after which the rest is not read
 _MAX_EXAMPLES = 3

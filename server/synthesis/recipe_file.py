@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 from engine.errors import InvalidRequest, OptionError
-from server.data.quality import select_rules
+from server.data.rules.quality import select_rules
 from server.schemas.tools import MAX_TOOLS
 from server.synthesis.checks import CHECKS, Calls
 from server.synthesis.outputs import OUTPUTS, PreferenceOutput, ToolCallOutput

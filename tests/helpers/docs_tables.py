@@ -8,7 +8,7 @@ from models.families.registry import FAMILIES, MULTIMODAL, POOLING_FAMILIES, Arc
 from server.app import ROUTERS
 from server.commands.options.arguments import show_default
 from server.commands.options.definitions import OPTIONS, OTHER_VARIABLES, Option
-from server.data.quality import RULES
+from server.data.rules.quality import RULES
 from server.metrics.table import METRICS
 from server.openapi.document import operations
 from tests.helpers.api_docs import api_text

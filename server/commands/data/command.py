@@ -22,9 +22,9 @@ from server.data.formats import read_lines
 from server.data.lines import FaultyData, LineKind, parse_line
 from server.data.memory import LineMemory, TooManyLines
 from server.data.preparation import FaultyLines, KeptLine, Preparation, TooManyRemoved
-from server.data.quality import RULES
 from server.data.report import DataReport
 from server.data.report_page import html_report, text_report
+from server.data.rules.quality import RULES
 from server.data.splitting import draw_keys, mixed, validation_lines
 from server.finetuning.scores.bounds import Scores, by_difficulty
 from server.live.machine import MachineSampler

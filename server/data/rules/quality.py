@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from engine.errors import InvalidRequest
-from server.data import chat_rules
 from server.data.lines import DataLine, LineKind
+from server.data.rules import chat_rules
 from server.data.words import is_unspaced
 
 _BULLETS = ("-", "*", "•", "‣", "▪", "●", "○", "–", "・")

@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import InvalidRequest
 from server.data.lines import parse_line
-from server.data.quality import RULES, failed_rule, select_rules
+from server.data.rules.quality import RULES, failed_rule, select_rules
 from tests.helpers.data_lines import chat
 
 pytestmark = pytest.mark.fast

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from server.data.answer_ends import stops_early
 from server.data.lines import DataLine, LineKind, called_functions
+from server.data.rules.answer_ends import stops_early
 from server.data.words import is_unspaced
 
 _ROLES = {"system", "developer", "user", "assistant", "tool", "function"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.data.answer_ends import stops_early
+from server.data.rules.answer_ends import stops_early
 
 pytestmark = pytest.mark.fast
 

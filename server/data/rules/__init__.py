@@ -1,0 +1,1 @@
+"""Rules of preparation: which lines are removed for their quality."""
