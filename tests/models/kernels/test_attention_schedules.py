@@ -70,6 +70,11 @@ def test_rows_are_the_same_to_the_bit_in_chunks_alone_and_beside_others(
         [Lengths(1, CONTEXT)],
         [Lengths(3, CONTEXT - 5)],  # a verified draft
         [Lengths(300, 1100)],
+        [
+            Lengths(1, CONTEXT),
+            Lengths(1, 1200),
+            *[Lengths(1, 1100)] * 4,
+        ],  # the first are enough for every thread without a cut
         [Lengths(45, 45), Lengths(1, 1025), Lengths(9, 1030), Lengths(130, 700), Lengths(1, 513), Lengths(1, 1)],
     ]
     for seed, parts in enumerate(steps, 1):

@@ -10,7 +10,8 @@
 // rows share. kRowTile rows at a time, it computes scores of the chunk (a small matrix product, in AMX tiles for many rows:
 // attention_tiles.h), the online softmax in base 2, then the product with the values. The context of a sequence with
 // a single row tile or a single query (a decode, a verified draft) is split into an item for each segment, so that one
-// long sequence occupies every core; whoever finishes the last item of a tile merges them all (no barrier). Where an indexer
+// long sequence occupies every core, unless enough other sequences follow it to occupy them (attention_plan.h); whoever finishes
+// the last item of a tile merges them all (no barrier). Where an indexer
 // chose the positions that a query sees, a tile has rows of that query alone, and walks its list: the keys of a chunk are
 // copied side by side.
 //
@@ -21,7 +22,7 @@
 //
 // Lookahead. Blocks lie in any order, and the processor foresees none: without help, a decode waits for memory most of the time. So
 // while a chunk is computed, the next one is fetched, at an item's end the first one of the item that this thread is likely to
-// claim next.
+// claim next. A few lines at a time, between the products and rows of the softmax: lines asked for at once wait for each other.
 //
 // Layouts. q [T, H, D] with a row stride; out [T, H, V] contiguous, V being the size of a value; kv as in kv_layout.h; block_tables [S, stride] int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums
 // are fp32; in bf16 the probabilities are rounded to bf16 for the product with the values. Values that are part of the
@@ -137,18 +138,22 @@ auto softmax_of(bool sees_all, bool is_coded) {
   return sees_all ? softmax_row<Element, Weight, true, false> : softmax_row<Element, Weight, false, false>;
 }
 
-// Turns the rows' scores into weights; rescale: what each row's sums so far must be scaled by.
+// Turns the rows' scores into weights; rescale: what each row's sums so far must be scaled by; largest: RowWeights'.
 template <class Element, class Weight>
 void softmax_rows(const Problem& p, const Item& item, const TileRows& rows, const std::vector<Piece>& pieces, Scratch& s,
-                  float* rescale) {
+                  float* rescale, float* largest, Lookahead& ahead) {
   const int group = p.num_heads / p.num_kv_heads, lane = rows.first_piece * kTile;
-  const auto softmax = softmax_of<Element, Weight>(rows.see_all, p.code != kNoCode);
+  const auto softmax = softmax_of<Element, Weight>(rows.see_all && rows.num_pieces == kPieces, p.code != kNoCode);
   const float* key_scales = p.key_centers ? kOnes.values : s.key_scales + lane;
   for (int r = 0; r < rows.count; ++r) {
     const int row = item.first_row + rows.first + r, own = rows.first + r;
-    rescale[r] = softmax(p, pieces.data() + rows.first_piece, rows.num_pieces, item.kv_head * group + row % group,
-                         query_position(p, item.seq, row / group), p.seq_lens[item.seq], s.scores + r * kChunk,
-                         key_scales, s.value_scales + lane, s.max[own], s.sum[own]);
+    ahead.fetch();
+    const RowWeights weights =
+        softmax(p, pieces.data() + rows.first_piece, rows.num_pieces, item.kv_head * group + row % group,
+                query_position(p, item.seq, row / group), p.seq_lens[item.seq], s.scores + r * kChunk, key_scales,
+                s.value_scales + lane, s.max[own], s.sum[own]);
+    rescale[r] = weights.rescale;
+    largest[r] = weights.largest;
   }
 }
 
@@ -175,8 +180,9 @@ void walk_context(const Problem& p, const Item& item, const Item* next, bool in_
   thread_local std::vector<Piece> pieces;
   const int32_t* table = p.block_tables + item.seq * p.table_stride;
   const Element *keys[kPieces], *values[kPieces];
-  float rescale[kRowTile];
+  float rescale[kRowTile], largest[kRowTile];
   Lookahead ahead;
+  const int num_fetches = item.num_rows + 3 * ((item.num_rows + kProductRows - 1) / kProductRows);
   for (int begin = item.begin; begin < item.end;) {
     if (begin > item.begin && begin % kSegment == 0) {
       end_segment(item.num_rows, value_dim, s);
@@ -186,7 +192,7 @@ void walk_context(const Problem& p, const Item& item, const Item* next, bool in_
     begin = item.is_chosen ? gather_pieces(p, item, table, begin, gathered, pieces)
                            : next_pieces(p.block_size, table, begin, item.end, pieces);
     const int num_pieces = static_cast<int>(pieces.size());
-    begin_lookahead<Source>(p, item, begin, next, kProductRows, ahead);
+    begin_lookahead<Source>(p, item, begin, next, num_fetches, ahead);
     for (int i = 0; i < num_pieces; ++i) {
       if (p.code != kNoCode) {
         with_code(p.code, [&](auto code) { read_codes<code()>(p, item, pieces[i], i, s, keys, values); });
@@ -206,7 +212,7 @@ void walk_context(const Problem& p, const Item& item, const Item* next, bool in_
                     ahead);
       if (p.key_centers) s.center.add(p, first, rows.count, pieces.data() + rows.first_piece, rows.num_pieces,
                                         s.key_scales + rows.first_piece * kTile, s.scores);
-      softmax_rows<Element, Element>(p, item, rows, pieces, s, rescale);
+      softmax_rows<Element, Element>(p, item, rows, pieces, s, rescale, largest, ahead);
       multiply_values(in_tiles, weights, rows.count, values + rows.first_piece, joined + rows.first_piece * kTile * value_dim,
                       rows.num_pieces, value_dim, rescale, s.out + first * value_dim, ahead);
     }
@@ -223,7 +229,7 @@ void walk_codes(const Problem& p, const Item& item, const Item* next, Scratch& s
     const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
     const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
     hadamard_head(q, dim, s.scores);
-    queries[r] = to_whole(s.scores, dim, s.q_bytes + r * 2 * dim, dim);
+    queries[r] = to_whole(s.scores, dim, largest_of(s.scores, dim), s.q_bytes + r * 2 * dim, dim);
     if (p.key_centers) s.center.set_row(p, item.kv_head, r, q, item.begin == 0);
   }
   s.begin(item.num_rows, p.value_dim);
@@ -231,8 +237,9 @@ void walk_codes(const Problem& p, const Item& item, const Item* next, Scratch& s
   thread_local std::vector<Piece> pieces;
   const int32_t* table = p.block_tables + item.seq * p.table_stride;
   const uint8_t *keys[kPieces], *values[kPieces];
-  float rescale[kRowTile];
+  float rescale[kRowTile], largest[kRowTile];
   Lookahead ahead;
+  const int num_fetches = 2 * item.num_rows + 3 * ((item.num_rows + kWholeRows - 1) / kWholeRows);
   for (int begin = item.begin; begin < item.end;) {
     if (begin > item.begin && begin % kSegment == 0) {
       end_segment(item.num_rows, p.value_dim, s);
@@ -240,7 +247,7 @@ void walk_codes(const Problem& p, const Item& item, const Item* next, Scratch& s
     }
     begin = next_pieces(p.block_size, table, begin, item.end, pieces);
     const int num_pieces = static_cast<int>(pieces.size());
-    begin_lookahead<Element>(p, item, begin, next, kWholeRows, ahead);
+    begin_lookahead<Element>(p, item, begin, next, num_fetches, ahead);
     for (int i = 0; i < num_pieces; ++i) {
       const uint8_t* head = coded_head(p, item, pieces[i]);
       keys[i] = bytes_of_head(p, head, reinterpret_cast<uint8_t*>(s.keys) + i * kTile * (dim + p.value_dim));
@@ -254,9 +261,11 @@ void walk_codes(const Problem& p, const Item& item, const Item* next, Scratch& s
                    ahead);
       if (p.key_centers) s.center.add(p, first, rows.count, pieces.data() + rows.first_piece, rows.num_pieces,
                                         s.key_scales + rows.first_piece * kTile, s.scores);
-      softmax_rows<Element, float>(p, item, rows, pieces, s, rescale);
-      for (int r = 0; r < rows.count; ++r)
-        weights[r] = to_whole(s.scores + r * kChunk, rows.num_pieces * kTile, s.weight_bytes + r * 2 * kChunk, kChunk);
+      softmax_rows<Element, float>(p, item, rows, pieces, s, rescale, largest, ahead);
+      for (int r = 0; r < rows.count; ++r) {
+        ahead.fetch();
+        weights[r] = to_whole(s.scores + r * kChunk, rows.num_pieces * kTile, largest[r], s.weight_bytes + r * 2 * kChunk, kChunk);
+      }
       add_whole_values(s.weight_bytes, weights, rows.count, values + rows.first_piece, rows.num_pieces, p.value_dim, rescale,
                        s.out + first * p.value_dim, ahead);
     }

@@ -45,23 +45,25 @@ HR_INLINE void store_bytes(int8_t* target, const I32x16& v) {
 #endif
 }
 
-// Rounds `size` numbers to high bytes, and to low bytes `stride` behind them. A number that is not finite makes the factor so.
-template <class Element>
-WholeRow to_whole(const Element* x, int size, int8_t* bytes, int stride) {
-  const float most = largest_of(x, size), inverse = most > 1e-30f ? kLargestWhole / most : 0.0f;
-  const F32x16 magic = broadcast(12582912.0f);  // 1.5 * 2^23: the low bits are the nearest integer
-  I32x16 sum_high{}, sum_low{};
+// Rounds `size` numbers, whose largest is `most`, to high bytes, and to low bytes `stride` behind them. A number that is not
+// finite makes the factor so.
+inline WholeRow to_whole(const float* x, int size, float most, int8_t* bytes, int stride) {
+  const float inverse = most > 1e-30f ? kLargestWhole / most : 0.0f;
+  const F32x16 magic = broadcast(12582912.0f);  // 1.5 * 2^23: the low bits are the nearest integer, the others kMagicBits
+  constexpr uint32_t kMagicBits = 0x4b400000;
+  Bits sum = broadcast(-static_cast<uint32_t>(size / 16) * kMagicBits);
+  I32x16 sum_high = broadcast(-static_cast<int32_t>(size / 16 * (kMagicBits >> 8)));
   for (int i = 0; i < size; i += 16) {
-    const I32x16 whole = integers_of(bits_of(load_lanes(x + i) * broadcast(inverse) + magic)) + broadcast(-0x4b400000);
-    I32x16 high, low;
-    HR_EACH(high.r[i] = (whole.r[i] + 128) >> 8; low.r[i] = whole.r[i] - (high.r[i] << 8))
+    const Bits whole = bits_of(load_lanes(x + i) * broadcast(inverse) + magic);
+    I32x16 high;
+    HR_EACH(high.r[i] = (NativeI)(whole.r[i] + 128) >> 8; sum.r[i] += whole.r[i])
     store_bytes(bytes + i, high);
-    store_bytes(bytes + stride + i, low);
+    store_bytes(bytes + stride + i, integers_of(whole));
     sum_high = sum_high + high;
-    sum_low = sum_low + low;
   }
+  const int32_t all = sum_lanes(integers_of(sum)), high = sum_lanes(sum_high);
   constexpr int kLess = 128 - kByteZero;
-  return {most / kLargestWhole, -kLess * sum_lanes(sum_high), -kLess * sum_lanes(sum_low)};
+  return {most / kLargestWhole, -kLess * high, -kLess * (all - 256 * high)};
 }
 
 // Sums of R rows and C vectors of 16, in whole numbers.

@@ -75,13 +75,13 @@ inline const uint8_t* bytes_of_head(const Problem& p, const uint8_t* head, uint8
   return copy;
 }
 
-// Makes `ahead` fetch the chunk at `begin` of an item or, behind its end, the first chunk of `next` (null: none). block_rows: rows
-// that are multiplied together, between two fetches.
+// Makes `ahead` fetch the chunk at `begin` of an item or, behind its end, the first chunk of `next` (null: none), in num_calls
+// calls.
 template <class Element>
-void begin_lookahead(const Problem& p, const Item& item, int begin, const Item* next, int block_rows, Lookahead& ahead) {
+void begin_lookahead(const Problem& p, const Item& item, int begin, const Item* next, int num_calls, Lookahead& ahead) {
   const int64_t bytes = p.code == kNoCode ? kTile * p.stored_dim() * static_cast<int64_t>(sizeof(Element))
                                           : coded_head_bytes(p.code, p.head_dim, stored_values(p));
-  ahead.start(bytes, (item.num_rows + block_rows - 1) / block_rows * 3);
+  ahead.start(bytes, num_calls);
   const bool goes_on = begin < item.end;
   const Item* after = goes_on ? &item : next;
   if (!after || after->is_chosen) return;

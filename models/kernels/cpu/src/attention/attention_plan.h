@@ -74,10 +74,15 @@ inline void plan(const Problem& p, Plan& plan) {
   const int64_t rows = static_cast<int64_t>(p.cu_seqlens_q[p.num_seqs]) * p.num_heads, items = kItemsPerThread * num_threads();
   plan.most_rows = static_cast<int>(std::clamp<int64_t>(rows / items / kRowTile * kRowTile, kRowTile, kMostRows));
   const int group = p.num_heads / p.num_kv_heads;
-  for (int seq = 0; seq < p.num_seqs; ++seq) {
+  int64_t ahead = 0;  // positions of this sequence and of those behind it
+  for (int seq = 0; seq < p.num_seqs; ++seq) ahead += p.seq_lens[seq];
+  for (int seq = 0; seq < p.num_seqs; ahead -= p.seq_lens[seq++]) {
     const int num_queries = p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq], num_rows = num_queries * group;
     if (num_rows == 0) continue;
-    const bool can_split = num_rows <= std::max(kRowTile, group);
+    // An item of the whole context saves the preparation of its rows for each segment, where enough is behind it that no thread
+    // waits for it in the end.
+    const bool is_split = ahead * p.num_kv_heads < 2 * num_threads() * static_cast<int64_t>(p.seq_lens[seq]);
+    const bool can_split = is_split && num_rows <= std::max(kRowTile, group);
     if (!p.chosen) {
       plan.add_rows(p, seq, 0, num_rows, can_split);
       continue;

@@ -28,13 +28,17 @@ struct Piece {
 inline int next_pieces(int block_size, const int32_t* table, int begin, int end, std::vector<Piece>& pieces) {
   pieces.clear();
   end = std::min(end, (begin / kChunk + 1) * kChunk);
+  int block = begin / block_size, offset = begin % block_size;  // the only division: one takes as long as a piece of work
   while (begin < end && pieces.size() < kPieces) {
-    const int offset = begin % block_size;
-    const int64_t slot = static_cast<int64_t>(table[begin / block_size]) * block_size + offset;
+    const uint64_t slot = static_cast<uint64_t>(table[block]) * block_size + offset;
     const int lane = static_cast<int>(slot % kTile);
     const int count = std::min({kTile - lane, block_size - offset, end - begin});
-    pieces.push_back({slot / kTile, begin, lane, count});
+    pieces.push_back({static_cast<int64_t>(slot / kTile), begin, lane, count});
     begin += count;
+    offset += count;
+    if (offset < block_size) continue;
+    offset = 0;
+    ++block;
   }
   return begin;
 }
@@ -48,12 +52,11 @@ class Lookahead {
     num_heads_ = head_ = 0;
     at_ = 0;
     head_bytes_ = head_bytes;
-    num_calls_ = num_calls;
+    lines_each_ = kPieces * (head_bytes / 64 + 1) / num_calls + 1;
   }
   void add(const char* head) { heads_[num_heads_++] = head; }
   __attribute__((noinline)) void fetch() {
-    const int64_t lines = num_heads_ * (head_bytes_ / 64 + 1);
-    for (int64_t n = lines / num_calls_ + 1; n > 0 && head_ < num_heads_; --n) {
+    for (int64_t n = lines_each_; n > 0 && head_ < num_heads_; --n) {
       __builtin_prefetch(heads_[head_] + at_, 0, 2);
       at_ += 64;
       if (at_ < head_bytes_) continue;
@@ -64,8 +67,8 @@ class Lookahead {
 
  private:
   const char* heads_[kPieces];
-  int num_heads_ = 0, head_ = 0, num_calls_ = 1;
-  int64_t head_bytes_ = 0, at_ = 0;
+  int num_heads_ = 0, head_ = 0;
+  int64_t head_bytes_ = 0, lines_each_ = 0, at_ = 0;
 };
 
 // c[r][v] (+)= sum over k of a[r][k] * b[v][k]; a: rows of 4-byte units; b(v, k): address of 64 bytes

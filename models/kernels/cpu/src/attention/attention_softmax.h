@@ -88,33 +88,43 @@ inline F32x16 capped_or_biased(const Problem& p, const Piece& piece, int head, i
   return s;
 }
 
-// Turns one row's scores of a chunk into weights 2^(score - max) of type Weight, in place, and returns what `out` must be
-// scaled by. kSeesAll: every lane of every piece. kIsCoded: scores are multiplied by `key_scales` before, and weights by
-// `value_scales` after; both [kChunk].
+// rescale: what `out` must be scaled by; largest: of the weights, NaN if one is, where they are for codes, else 0.
+struct RowWeights {
+  float rescale, largest;
+};
+
+// Turns one row's scores of a chunk into weights 2^(score - max) of type Weight, in place. kSeesAll: every lane of kPieces
+// pieces, which stay in registers. kIsCoded: scores are multiplied by `key_scales` before, and weights by `value_scales` after;
+// both [kChunk].
 template <class Element, class Weight, bool kSeesAll, bool kIsCoded>
-float softmax_row(const Problem& p, const Piece* pieces, int num_pieces, int head, int position, int context, float* scores,
-                  const float* key_scales, const float* value_scales, float& max_so_far, float& sum) {
+RowWeights softmax_row(const Problem& p, const Piece* pieces, int num_pieces, int head, int position, int context, float* scores,
+                       const float* key_scales, const float* value_scales, float& max_so_far, float& sum) {
   const bool is_plain = p.softcap == 0 && !p.has_bias();  // scaled on the way to weights, which the maximum commutes with
   const float factor = is_plain ? p.scale * kLog2e : 1.0f;
-  F32x16 best = broadcast(-kInfinity);
+  if constexpr (kSeesAll) num_pieces = kPieces;
+  F32x16 in_registers[kPieces], best = broadcast(-kInfinity);
+#pragma GCC unroll 8
   for (int i = 0; i < num_pieces; ++i) {
     F32x16 s = load<F32x16>(scores + i * kTile);
     if constexpr (kIsCoded) s = s * load<F32x16>(key_scales + i * kTile);
     if (!is_plain) s = capped_or_biased(p, pieces[i], head, position, s);
     if constexpr (kSeesAll) {
-      if (!is_plain || kIsCoded) store(scores + i * kTile, s);
+      in_registers[i] = s;
     } else {
       const Visible lanes(p, pieces[i], position, context);
       if (!lanes.all()) s = keep_lanes(s, lanes.first, lanes.end, -kInfinity);
-      if (!is_plain || kIsCoded || !lanes.all()) store(scores + i * kTile, s);
+      store(scores + i * kTile, s);
     }
     best = max(best, s);
   }
   const float new_max = std::max(max_so_far, max_lanes(best) * factor);
   const float shift = new_max == -kInfinity ? 0.0f : new_max;  // a row that sees nothing yet: its weights come to nothing
   F32x16 total = broadcast(0.0f);
+  I32x16 largest{};
+#pragma GCC unroll 8
   for (int i = 0; i < num_pieces; ++i) {
-    const F32x16 x = fma(load<F32x16>(scores + i * kTile), broadcast(factor), broadcast(-shift));
+    const F32x16 logits = kSeesAll ? in_registers[i] : load<F32x16>(scores + i * kTile);
+    const F32x16 x = fma(logits, broadcast(factor), broadcast(-shift));
     F32x16 w = sizeof(Element) == 2 ? exp2_for_bf16(x) : exp2(x);
     if constexpr (!kSeesAll) {  // 2^-infinity comes out as a tiny number, whose products would depend on what is beside the row
       const Visible lanes(p, pieces[i], position, context);
@@ -122,13 +132,14 @@ float softmax_row(const Problem& p, const Piece* pieces, int num_pieces, int hea
     }
     total = total + w;
     const F32x16 stored = kIsCoded ? w * load<F32x16>(value_scales + i * kTile) : w;
+    if constexpr (kIsCoded) largest = max(largest, magnitude_bits(stored));
     store_lanes(reinterpret_cast<Weight*>(scores) + i * kTile, stored);  // never ahead of the scores still to be read
   }
   float rescale = 1.0f;
   if (new_max != max_so_far) rescale = max_so_far == -kInfinity ? 0.0f : std::exp2(max_so_far - shift);
   sum = sum * rescale + sum_lanes(total);
   max_so_far = new_max;
-  return rescale;
+  return {rescale, kIsCoded ? float_of_bits(max_lanes(largest)) : 0.0f};
 }
 
 }  // namespace hr

@@ -90,8 +90,10 @@ template <class Element>
 void hadamard_head(const Element* x, int dim, float* out) {
   const int n = dim & -dim;
   for (int d = 0; d < dim; d += 16) {
-    F32x16 sum = broadcast(to_float(x[d]));
-    for (int i = 1; i < 16; ++i) sum = fma(broadcast(to_float(x[d + i])), load<F32x16>(kHadamard.rows[i]), sum);
+    alignas(64) float wide[16];
+    store(wide, load_lanes(x + d));
+    F32x16 sum = broadcast(wide[0]);
+    for (int i = 1; i < 16; ++i) sum = fma(broadcast(wide[i]), load<F32x16>(kHadamard.rows[i]), sum);
     store(out + d, sum);
   }
   for (int half = 16; half < n; half *= 2)
@@ -108,15 +110,9 @@ void hadamard_head(const Element* x, int dim, float* out) {
 // The largest of |x|; if a number is NaN, so is this.
 template <class Element>
 float largest_of(const Element* x, int size) {
-  I32x16 largest{};  // of the bits without the sign, so that a NaN is the largest
-  for (int d = 0; d < size; d += 16) {
-    const I32x16 bits = integers_of(bits_of(load_lanes(x + d)) & broadcast(0x7fffffffu));
-    HR_EACH(largest.r[i] = bits.r[i] > largest.r[i] ? bits.r[i] : largest.r[i])
-  }
-  const int32_t bits = max_lanes(largest);
-  float most;
-  std::memcpy(&most, &bits, 4);
-  return most;
+  I32x16 largest{};
+  for (int d = 0; d < size; d += 16) largest = max(largest, magnitude_bits(load_lanes(x + d)));
+  return float_of_bits(max_lanes(largest));
 }
 
 // ---- reading

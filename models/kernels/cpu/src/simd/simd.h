@@ -115,6 +115,11 @@ HR_INLINE F32x16 max(F32x16 a, const F32x16& b) {
   return a;
 }
 
+HR_INLINE I32x16 max(I32x16 a, const I32x16& b) {
+  HR_EACH(a.r[i] = a.r[i] > b.r[i] ? a.r[i] : b.r[i])
+  return a;
+}
+
 HR_INLINE F32x16 min(F32x16 a, const F32x16& b) {
 #if defined(__AVX512F__)
   a.r[0] = (NativeF)_mm512_min_ps((__m512)a.r[0], (__m512)b.r[0]);
@@ -152,6 +157,14 @@ HR_INLINE Bits bits_of(const F32x16& a) { Bits v; HR_EACH(v.r[i] = (NativeU)a.r[
 HR_INLINE F32x16 floats_of(const Bits& a) { F32x16 v; HR_EACH(v.r[i] = (NativeF)a.r[i]) return v; }
 HR_INLINE I32x16 integers_of(const Bits& a) { I32x16 v; HR_EACH(v.r[i] = (NativeI)a.r[i]) return v; }
 HR_INLINE F32x16 to_float(const I32x16& a) { F32x16 v; HR_EACH(v.r[i] = __builtin_convertvector(a.r[i], NativeF)) return v; }
+
+// |a| as integers that have the same order, above which are those of NaN.
+HR_INLINE I32x16 magnitude_bits(const F32x16& a) { return integers_of(bits_of(a) & broadcast(0x7fffffffu)); }
+HR_INLINE float float_of_bits(int32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
 
 // lanes first..end-1 of `a`, elsewhere `other`
 HR_INLINE F32x16 keep_lanes(F32x16 a, int first, int end, float other) {
