@@ -225,13 +225,14 @@ def _coded_bytes(size: int, code_dtype: torch.dtype, *, is_key: bool) -> int:
 
 def _center_arguments(
     center: RotatedCenter | None, context_lens: Sequence[int]
-) -> tuple[int | None, int | None, int | None, int]:
-    """Return centers, tables of bases and of offsets, and rotary_dim as the kernel takes them."""
+) -> tuple[int | None, int | None, int | None, int | None, int, int]:
+    """Return centers, tables of bases, offsets and terms, rotary_dim and fast_pairs as the kernel takes them."""
     if center is None:
-        return None, None, None, 0
+        return None, None, None, None, 0, 0
     rotation = center.rotation
     assert max(context_lens) <= rotation.max_len
-    return center.heads.data_ptr(), rotation.bases.data_ptr(), rotation.offsets.data_ptr(), len(rotation.offsets)
+    tables = (center.heads.data_ptr(), rotation.bases.data_ptr(), rotation.offsets.data_ptr(), address(rotation.terms))
+    return *tables, 2 * len(rotation.frequencies), rotation.num_fast
 
 
 def _rotary_arguments(rotary: RotaryEmbedding | None) -> tuple[int | None, int | None, int, int | None]:

@@ -47,7 +47,7 @@ class KernelLibrary:
         self.compute_alone = self._bind("hr_compute_alone", "i", ctypes.c_int)
         self.allow_amx = self._bind("hr_allow_amx", "i")
         # attention
-        self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiiiffiiifpppllpiipppi")
+        self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiiiffiiifpppllpiippppii")
         self.choose_positions = self._bind("hr_choose_positions", "iplplppppliiiiip")
         self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppipppiiiiiipp")
         self.norm_heads = self._bind("hr_norm_heads", "ipllllliplpf")

@@ -73,6 +73,21 @@ def test_scores_of_the_center_are_those_of_torch(
     torch.testing.assert_close(got, want, atol=0.02 if dtype == torch.bfloat16 else 2e-3, rtol=0.02)
 
 
+@pytest.mark.parametrize(("base", "num_pairs"), [(1e4, 32), (1e6, 64), (1e4, 8)])
+def test_tables_make_cosines_and_sines_of_a_chunks_positions(base: float, num_pairs: int) -> None:
+    frequencies = base ** -(torch.arange(num_pairs) / num_pairs)
+
+    rotation = key_rotation(frequencies, 1.0, 200)
+
+    fast, columns = rotation.num_fast, rotation.offsets[:, 16:144].double()
+    assert (rotation.terms is None) == (num_pairs == 8) == (fast == num_pairs)
+    angles = torch.outer(frequencies.double(), torch.arange(128))
+    pairs = columns[: 2 * fast].view(2, fast, 128)
+    if rotation.terms is not None:
+        pairs = torch.cat((pairs, (rotation.terms.double() @ columns[2 * fast :]).view(2, -1, 128)), dim=1)
+    torch.testing.assert_close(pairs, torch.stack((angles.cos(), angles.sin())), atol=3e-7, rtol=0.0)
+
+
 @pytest.mark.parametrize("name", list(SPECS))
 def test_keys_near_their_center_lose_little(name: str) -> None:
     keys, backend = _Keys(SPECS[name], torch.float32, SPECS[name].head_dim // 2, 16), ReferenceAttention()

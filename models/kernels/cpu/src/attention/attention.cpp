@@ -372,11 +372,11 @@ HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, voi
                                    int value_dim, int values_from, int block_size, float value_scale, float scale, int window,
                                    int chunk, int is_causal, float softcap, const float* alibi_slopes, const float* sinks, const float* distance_bias,
                                    int64_t bias_stride, int64_t bias_zero, const int32_t* chosen, int topk, int code, const float* key_centers,
-                                   const float* rotary_bases, const float* rotary_offsets, int rotary_dim) {
+                                   const float* rotary_bases, const float* rotary_offsets, const float* slow_terms, int rotary_dim, int fast_pairs) {
   const Problem p{q,        out,         kv,        cu_seqlens_q, seq_lens, block_tables, alibi_slopes, sinks,       distance_bias,
-                  key_centers, rotary_bases, rotary_offsets, chosen,
+                  key_centers, rotary_bases, rotary_offsets, slow_terms, chosen,
                   q_stride, table_stride, bias_stride, bias_zero, num_seqs, num_heads, num_kv_heads, head_dim, value_dim,
-                  block_size, values_from, topk, code, rotary_dim, window, chunk, is_causal != 0, value_scale, scale, softcap};
+                  block_size, values_from, topk, code, rotary_dim, fast_pairs, window, chunk, is_causal != 0, value_scale, scale, softcap};
   if (is_bf16)
     attend<Bf16>(p);
   else

@@ -9,8 +9,10 @@
 //
 //   p = base + o,   A' = A cos(base t) + B sin(base t),   B' = B cos(base t) - A sin(base t),
 //
-// and their product with a table of cos(o t) and sin(o t), which all heads and chunks share, gives the scores. Position 0, whose
-// key is unlike the others in many models, has a center of its own.
+// and their product with a table of cos(o t) and sin(o t), which all heads and chunks share, gives the scores. Most pairs turn
+// little in a chunk. Their cos(o t) and sin(o t) are sums of kSlowTerms polynomials of o, to the last bits of fp32, so that a
+// row's A' and B' of all of them become factors of these few. Position 0, whose key is unlike the others in many models, has a
+// center of its own.
 #pragma once
 
 #include <algorithm>
@@ -26,6 +28,7 @@
 namespace hr {
 
 constexpr int kOffsets = kChunk + 2 * kTile;  // columns of a table of offsets; column kTile is of offset 0
+constexpr int kSlowTerms = 16;
 
 struct Ones {
   alignas(64) float values[kChunk];
@@ -37,7 +40,7 @@ inline constexpr Ones kOnes{};
 
 // What the centers add to the scores of an item's rows. Constants and factors are [rows], turns [rows, rotary_dim]: A, then B.
 struct CenterScores {
-  alignas(64) float turns[kMostRows * kMaxCodedDim], moved[kRowTile * kMaxCodedDim];
+  alignas(64) float turns[kMostRows * kMaxCodedDim], moved[kRowTile * kMaxCodedDim], terms[kRowTile * kSlowTerms];
   float constants[kMostRows], firsts[kMostRows];  // firsts: of position 0
 
   // Reads row r, whose query is q. sees_first: whether position 0 is among those of the item.
@@ -73,6 +76,8 @@ struct CenterScores {
     const int rotary_dim = p.rotary_dim;
     const int base = pieces[0].position / kChunk * kChunk;
     turn_to(p.rotary_bases + base / kChunk * static_cast<int64_t>(rotary_dim), first_row, num_rows, rotary_dim);
+    for (int r = 0; r < num_rows && p.slow_terms; r += kProductRows)
+      with_constant<kProductRows>(std::min(kProductRows, num_rows - r), [&](auto rows) { sum_terms<rows()>(p, r); });
     const float* columns[kPieces];
     for (int i = 0; i < num_pieces; ++i) columns[i] = p.rotary_offsets + kTile + pieces[i].position - pieces[i].first_lane - base;
     const bool has_first = pieces[0].position == 0;
@@ -83,7 +88,7 @@ struct CenterScores {
       with_constant<kProductVectors>(std::min(kProductVectors, num_pieces - v), [&](auto cols) {
         for (int r = 0; r < num_rows; r += kProductRows)
           with_constant<kProductRows>(std::min(kProductRows, num_rows - r), [&](auto rows) {
-            add_block<rows(), cols()>(r, constants + first_row + r, rotary_dim, columns + v, key_scales + v * kTile, scores + r * kChunk + v * kTile);
+            add_block<rows(), cols()>(p, r, constants + first_row + r, columns + v, key_scales + v * kTile, scores + r * kChunk + v * kTile);
           });
       });
     for (int r = 0; r < num_rows && has_first; ++r) scores[r * kChunk + lane] = at_first[r];
@@ -109,16 +114,34 @@ struct CenterScores {
     }
   }
 
+  template <int R>
+  void sum_terms(const Problem& p, int row) {
+    const int half = p.rotary_dim / 2, slow = half - p.fast_pairs;
+    F32x16 c[R][1] = {};
+    for (int part = 0; part < 2; ++part)
+      product<float, R, 1>(
+          reinterpret_cast<const char*>(moved + row * p.rotary_dim + part * half + p.fast_pairs), p.rotary_dim * 4, slow,
+          [&](int, int k) { return p.slow_terms + (part * slow + k) * kSlowTerms; }, c);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) store(terms + (row + r) * kSlowTerms, c[r][0]);
+  }
+
   template <int R, int C>
-  void add_block(int row, const float* constant, int rotary_dim, const float* const* columns, const float* key_scales, float* scores) const {
+  void add_block(const Problem& p, int row, const float* constant, const float* const* columns, const float* key_scales, float* scores) const {
     F32x16 c[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < C; ++v) c[r][v] = broadcast(constant[r]);
-    product<float, R, C>(
-        reinterpret_cast<const char*>(moved + row * rotary_dim), rotary_dim * 4, rotary_dim,
-        [&](int v, int k) { return columns[v] + k * kOffsets; }, c);
+    int first = 0;  // row of the table
+    const auto add_columns = [&](const float* factors, int stride, int count) {
+      product<float, R, C>(
+          reinterpret_cast<const char*>(factors), stride * 4, count, [&](int v, int k) { return columns[v] + (first + k) * kOffsets; }, c);
+      first += count;
+    };
+    add_columns(moved + row * p.rotary_dim, p.rotary_dim, p.fast_pairs);
+    add_columns(moved + row * p.rotary_dim + p.rotary_dim / 2, p.rotary_dim, p.fast_pairs);
+    if (p.slow_terms) add_columns(terms + row * kSlowTerms, kSlowTerms, kSlowTerms);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8

@@ -27,7 +27,8 @@ struct Problem {
   const float* distance_bias;  // [H, bias_stride] or null; column bias_zero is of distance 0, with a margin of 16 on both sides
   const float* key_centers;  // [2, K, D] or null: of position 0, and of the others (attention_center.h)
   const float* rotary_bases;    // [n, rotary_dim]: cos of position 128 n, then sin; both times the factor of rotated keys
-  const float* rotary_offsets;  // [rotary_dim, kOffsets]: cos of positions -16 .. 143, then sin
+  const float* rotary_offsets;  // [2 * fast_pairs, kOffsets]: cos of positions -16 .. 143, then sin; polynomials follow if
+  const float* slow_terms;      // [rotary_dim - 2 * fast_pairs, kSlowTerms] is not null: what these make cos and sin of
   const int32_t* chosen;  // [T, topk] or null: positions that a query sees, ascending; first -1: all
   int64_t q_stride;           // elements between rows of q
   int64_t table_stride, bias_stride, bias_zero;
@@ -35,7 +36,7 @@ struct Problem {
   int values_from;  // -1: values are stored beside the keys
   int topk;         // of `chosen`
   int code;         // KvCode of the keys and values
-  int rotary_dim;   // of the centers
+  int rotary_dim, fast_pairs;  // of the centers
   int window, chunk;  // 0: none
   bool is_causal;
   float value_scale, scale, softcap;  // softcap 0: none
