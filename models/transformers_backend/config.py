@@ -23,6 +23,11 @@ FOREIGN_ERRORS = (
 )
 # Scalings that depend on the longest sequence of a batch, so that a request's result would depend on its neighbors.
 _LENGTH_DEPENDENT_SCALINGS = ("dynamic", "longrope", "su")
+# Kinds of layers that keep keys and values, or nothing.
+_LAYERS_OF_KEYS_AND_VALUES = (
+    *("full_attention", "sliding_attention", "chunked_attention", "attention"),
+    *("sparse", "dense", "moe", "mlp"),
+)
 _ROTARY_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")  # a class that has one of these reads all
 
 
@@ -79,10 +84,11 @@ def _config_of(stored: HFConfig) -> PretrainedConfig:
 
 def _refusal(model_class: type[PreTrainedModel], config: PretrainedConfig) -> str | None:
     keeps_states = _keeps_states(model_class)
-    if model_class._is_stateful and not keeps_states:
-        return "keeps a recurrent state, which is not in transformers' Cache"
     if not keeps_states and not model_class._supports_attention_backend:
         return "does not support other attention functions (transformers' attention interface)"
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYERS_OF_KEYS_AND_VALUES))
+    if others and not keeps_states:
+        return f"has layers ({', '.join(others)}) that keep more than keys and values"
     if config.sub_configs:
         return f"consists of several models ({', '.join(config.sub_configs)}); only language models are run"
     if config.is_encoder_decoder:

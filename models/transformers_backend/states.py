@@ -81,6 +81,12 @@ class CurrentStates(Cache):
     def is_recording_past(self, layer_idx: int) -> bool:  # noqa: ARG002
         return False
 
+    def get_recurrent_states_to_keep(self, layer_idx: int | None = None) -> int:  # noqa: ARG002
+        return 0  # of rows before the last one
+
+    def increase_count(self, layer_idx: int, state_idx: int) -> None:
+        """Do nothing: `start` is known."""
+
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         return self.start
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     CwmConfig,
+    DeepseekV4Config,
     DiffLlamaConfig,
     FlexOlmoConfig,
     GPTNeoConfig,
@@ -218,9 +219,10 @@ def test_what_a_call_says_of_causality_goes_before_its_module(
 
 
 REFUSED: dict[str, tuple[PretrainedConfig, str]] = {
-    "RwkvForCausalLM": (RwkvConfig(), "keeps a recurrent state"),
+    "RwkvForCausalLM": (RwkvConfig(), "does not support other attention functions"),
     "OpenAIGPTLMHeadModel": (OpenAIGPTConfig(), "does not support other attention functions"),
     "DiffLlamaForCausalLM": (DiffLlamaConfig(**SMALL), "attends several times in a layer"),
+    "DeepseekV4ForCausalLM": (DeepseekV4Config(**SMALL), r"has layers \(heavily_compressed_attention\)"),
     "BertLMHeadModel": (BertConfig(**SMALL), "looks ahead"),
     "HeliumForCausalLM": (
         HeliumConfig(
