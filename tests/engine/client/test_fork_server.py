@@ -34,10 +34,9 @@ ROOT = Path(__file__).parents[3]
 
 @contextlib.contextmanager
 def forking(*modules: str) -> Iterator[ForkServer]:
-    with contextlib.closing(ForkServer(modules or (PROGRAM,))) as forks:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(ROOT))  # for modules of the tests, which are not installed
-            forks.begin([CPU])
+    with contextlib.closing(ForkServer(modules or (PROGRAM,))) as forks, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))  # for modules of the tests, which are not installed
+        forks.begin([CPU])
         yield forks
 
 
