@@ -158,5 +158,7 @@ class RWKV7ForCausalLM(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: nn.Module) -> None:
         """Leave parameters as they are built."""
 
-    def forward(self, input_ids: torch.Tensor) -> CausalLMOutput:
+    def forward(self, input_ids: torch.Tensor, use_cache: bool = False) -> CausalLMOutput:
+        """Return logits. use_cache: as other models have it; there is none."""
+        assert not use_cache
         return CausalLMOutput(logits=torch.stack([self.lm_head(self.model(ids)) for ids in input_ids]))

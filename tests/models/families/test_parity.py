@@ -120,7 +120,7 @@ def truth(model: PreTrainedModel, prompt: list[int]) -> torch.Tensor:
     if isinstance(model, Llama4ForConditionalGeneration):
         model = model.language_model  # the whole fails without an image
     with torch.inference_mode():
-        return model(torch.tensor([prompt])).logits[0].float()
+        return model(torch.tensor([prompt]), use_cache=False).logits[0].float()
 
 
 def run_in_chunks(run: PagedRun, prompts: list[list[int]], chunk: int) -> list[torch.Tensor]:
