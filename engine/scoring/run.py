@@ -1,11 +1,16 @@
 """ScoringRun: one ScoringRequest in progress, as requests of one token each that the scheduler knows how to serve.
 
 The first question's row is computed alone, and with it the state. All other rows find the state in the prefix cache,
-and a longer path of a label finds the question. Each question advances by itself: once all rows that it waits for are
-known, its walk says which are needed next.
+and a longer path of a label finds the question. A question that begins like an earlier one waits for that one's first
+row, and copies the beginning. Each question then advances by itself: once all rows that it waits for are known, its
+walk says which are needed next.
+
+    state.predicate one        first
+          |-------- two        after the first, whose beginning it copies
+          choice three         after the first, with the state alone in common
+          |----- four          after the third
 """
 
-import itertools
 from collections import abc, deque
 from typing import NamedTuple
 
@@ -19,6 +24,7 @@ from engine.protocol import (
 )
 from engine.protocol.scoring import Path
 from engine.scheduling.sequence import Sequence
+from engine.scoring.beginnings import followers, neighbors, shared_lengths
 from engine.scoring.labels import LabelNode, LabelTrie
 from engine.scoring.walk import LabelWalk
 
@@ -27,7 +33,7 @@ class _Lookup(NamedTuple):
     """A row to read: that of the token behind a question and the first tokens of a label.
 
     node: None until the trie of the question's labels is made. continues: the sequence of the row before it, or of the
-    first question; None if it is not known."""
+    question that this one follows; None if it is not known."""
 
     question: int
     node: LabelNode | None = None
@@ -47,19 +53,25 @@ class _Lookup(NamedTuple):
 class ScoringRun:
     """State of one request. Call `take_next` for requests to compute, and `receive` with the output of each.
 
-    leader: the first sequence, whose place in the order of service all others have; None until it is added.
+    leader: the first sequence, whose place in the order of service all others have; None until it is added. followed:
+    other sequences of questions that have ended, whose beginnings other questions share.
 
     The labels of each question are turned into a trie when its first row is taken, and forgotten when its walk ends:
     all together may have hundreds of thousands of tokens, too many for a step to wait for.
 
     Invariants: until the run has ended, a row is open or due; the first is open or due alone; a question has a walk
-    while one of its rows is open, or due behind another one.
+    while one of its rows is open, or due behind another one; a question is not due before the one that it follows is
+    known.
     """
 
     def __init__(self, request: ScoringRequest) -> None:
         self.request = request
         self.has_ended = False
         self.leader: Sequence | None = None
+        self.followed: list[Sequence] = []
+        pairs = neighbors([question.ids for question in request.questions])
+        self._num_shared, self._followers = shared_lengths(pairs), followers(pairs)
+        self._num_following_tokens = sum(len(question.ids) for question in request.questions[1:])  # of those not due
         self._walks: dict[int, LabelWalk] = {}
         self._masses: dict[int, LabelMasses] = {}
         self._due = deque([_Lookup(0)])
@@ -79,8 +91,9 @@ class ScoringRun:
 
     @property
     def num_due_tokens(self) -> int:
-        """Tokens to compute for the rows that are due, if the state is cached."""
-        return sum(1 if each.path else len(self.request.questions[each.question].ids) for each in self._due)
+        """Tokens to compute for the rows that are due, and for the questions that follow, if the state is cached."""
+        due = sum(1 if each.path else len(self.request.questions[each.question].ids) for each in self._due)
+        return due + self._num_following_tokens
 
     @property
     def has_first(self) -> bool:
@@ -125,24 +138,30 @@ class ScoringRun:
         if sequence is not None:
             self._sequences[lookup.question][lookup.path] = sequence
         walk.expand(lookup.node, [logprob for _, logprob in output.logprobs[0].top])
+        if not lookup.path:
+            self._follow(lookup.question, sequence)
         self._num_awaited[lookup.question] -= 1
         if not self._num_awaited[lookup.question]:
             self._put_due(lookup.question)
-        if lookup.is_first:
-            self._due += [_Lookup(each, None, sequence) for each in range(1, len(self.request.questions))]
         if self._open or self._due:
             return None
         self.has_ended = True
         return self._terminal(FinishReason.STOP, scores=[each for _, each in sorted(self._masses.items())])
 
     def take_left(self) -> list[Sequence]:
-        """Return the sequences since the last call that no row will continue; never the leader."""
+        """Return the sequences since the last call that no row will continue; never the leader or one of `followed`."""
         left, self._left = self._left, []
         return left
 
     def refuse(self, error: str) -> RequestOutput:
         """End the run because one of its requests can never be served; return its output."""
         return self._failed(RequestOutput(id="", finish_reason=FinishReason.ERROR, error=error, is_refused=True), None)
+
+    def _follow(self, question: int, sequence: Sequence | None) -> None:
+        """Queue the questions that follow one, before all others: its beginning may not be cached for long."""
+        numbers = self._followers[question]
+        self._due.extendleft(_Lookup(each, None, sequence) for each in reversed(numbers))
+        self._num_following_tokens -= sum(len(self.request.questions[each].ids) for each in numbers)
 
     def _put_due(self, question: int) -> None:
         """Queue the rows that a question needs next, before the rows of later questions: its beginning is cached, and
@@ -153,7 +172,9 @@ class ScoringRun:
         self._due.extendleft(_Lookup(question, node, sequences.get(node.path[:-1])) for node in reversed(nodes))
         if not nodes:
             self._masses[question] = self._walks.pop(question).masses()
-            self._left += [each for each in sequences.values() if each is not self.leader]
+            for path, each in sequences.items():
+                if each is not self.leader:
+                    (self._left if path or not self._followers[question] else self.followed).append(each)
             sequences.clear()
 
     def _request_of(self, lookup: _Lookup) -> EngineRequest:
@@ -214,22 +235,6 @@ class ScoringRun:
         question, which may have computed it."""
         num_state = len(self.request.prompt_ids)
         total = min(self._num_cached[0], num_state)
-        shared = shared_lengths([question.ids for question in self.request.questions])
-        for num_cached, num_shared in zip(self._num_cached, shared, strict=True):
+        for num_cached, num_shared in zip(self._num_cached, self._num_shared, strict=True):
             total += max(0, num_cached - num_state - num_shared)
         return total
-
-
-def shared_lengths(prompts: abc.Sequence[list[int]]) -> list[int]:
-    """Return, for each prompt, the length of the longest prefix that it shares with another one."""
-    order = sorted(range(len(prompts)), key=prompts.__getitem__)
-    shared = [0] * len(prompts)
-    for first, second in itertools.pairwise(order):
-        pairs = enumerate(zip(prompts[first], prompts[second], strict=False))
-        length = next(
-            (position for position, (one, other) in pairs if one != other),
-            min(len(prompts[first]), len(prompts[second])),
-        )
-        shared[first] = max(shared[first], length)
-        shared[second] = max(shared[second], length)
-    return shared

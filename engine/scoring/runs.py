@@ -117,8 +117,9 @@ class ScoringRuns:
     def _end(self, run: ScoringRun, output: RequestOutput) -> RequestOutput:
         del self._runs[run.request.id]
         self._abort_open(run, AbortReason.CLIENT_GONE)
-        if run.leader is not None:
-            self._scheduler.forget_tail(run.leader)
+        for each in (run.leader, *run.followed):
+            if each is not None:
+                self._scheduler.forget_tail(each)
         return output
 
     def _abort_open(self, run: ScoringRun, reason: AbortReason) -> None:

@@ -305,6 +305,13 @@ class FakeClient:
         """The steps of the first row that has no end by itself, or the request's output alone. Adds the rows to
         `played`."""
         run = ScoringRun(request)
+        start = len(played)
+
+        def place(row: EngineRequest) -> tuple[int, int]:
+            """The number of label tokens, and of the question."""
+            _, *place = row.id.removeprefix(request.id).split("/")
+            return max(0, len(place) - 1), int(place[0]) if place else 0
+
         while True:
             rows = []
             while run.has_due:
@@ -315,6 +322,7 @@ class FakeClient:
                 if before or not isinstance(last, RequestOutput):
                     return [*before, last]
                 if (output := run.receive(last)) is not None:
+                    played[start:] = sorted(played[start:], key=place)
                     return [output]
 
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:

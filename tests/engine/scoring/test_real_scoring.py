@@ -76,6 +76,8 @@ QUESTIONS = [
     ScoredQuestion(_ids(1), _labels([2, 3, 4, 5])),
 ]
 STATE = _ids(22)
+_begin = _ids(9)
+QUESTIONS += [ScoredQuestion([*_begin, *_ids(number)], _labels([1, 2])) for number in (1, 3, 5)]
 
 
 @dataclass

@@ -29,9 +29,15 @@ pytestmark = pytest.mark.fast
 LABELS = [[(1,), (2, 3)], [(4, 5, 6)], [(2, 7), (4, 5)]]
 
 
-def _request(id: str, num_state: int = 30, num_questions: int = 3, **fields: Any) -> ScoringRequest:
+def _request(
+    id: str, num_state: int = 30, num_questions: int = 3, num_common: int = 0, **fields: Any
+) -> ScoringRequest:
+    """num_common: tokens with which every third question begins alike."""
     questions = [
-        ScoredQuestion(make_prompt(3 + number % 7, seed=number), LABELS[: 2 + number % 2])
+        ScoredQuestion(
+            [*make_prompt(num_common, seed=number % 3), *make_prompt(3 + number % 7, seed=number)],
+            LABELS[: 2 + number % 2],
+        )
         for number in range(num_questions)
     ]
     state = make_prompt(num_state, seed=len(id))
@@ -103,7 +109,9 @@ def test_scores_are_the_same_under_every_schedule(kind: str, seed: int) -> None:
         }
     )
     scoring = [
-        _request(f"{'s' * (1 + number // 2)}{number}", draw.choice([1, 16, 30, 41]), draw.randint(1, 12))
+        _request(
+            f"{'s' * (1 + number // 2)}{number}", draw.choice([1, 16, 30, 41]), draw.randint(1, 12), 6 * (number % 2)
+        )
         for number in range(3)
     ]
     others = [make_request(f"o{number}", make_prompt(9, seed=number), max_tokens=12) for number in range(3)]
@@ -155,6 +163,21 @@ def test_each_token_is_computed_once(num_state: int) -> None:
     assert ended["t"].num_cached_tokens >= num_state // 4 * 4
     assert ended["t"].num_written_tokens <= num_written - num_state // 4 * 4
     assert runner.num_tokens - before < request.num_tokens - num_state + 4 + _num_deeper_rows(request)
+
+
+@pytest.mark.parametrize("block_size", [4, 16])
+@pytest.mark.parametrize("num_common", [5, 11, 19])
+def test_beginnings_of_questions_are_computed_once(block_size: int, num_common: int) -> None:
+    engine, runner = make_engine(block_size=block_size, num_blocks=400, max_model_len=128, max_num_batched_tokens=256)
+    request = _request("s", 33, num_questions=24, num_common=num_common)
+    engine.score(request)
+    ended, _ = _run(engine)
+    assert _probabilities(ended["s"]) == [pytest.approx(each) for each in _expected(request)]
+    beginnings = {tuple(question.ids[:num_common]) for question in request.questions}
+    rest = sum(len(question.ids) - num_common for question in request.questions)
+    assert runner.num_tokens <= 33 + len(beginnings) * num_common + rest + _num_deeper_rows(request)
+    assert ended["s"].num_cached_tokens == 0
+    _check_empty(engine)
 
 
 def test_rows_that_copy_a_block_fill_steps() -> None:
@@ -251,6 +274,15 @@ def test_only_the_state_stays_cached_of_short_questions() -> None:
     engine.score(msgspec.structs.replace(request, questions=questions))
     _, steps = _run(engine)
     assert steps[-1].blocks_cached == 8
+
+
+def test_no_beginning_of_short_questions_stays_cached() -> None:
+    engine, _ = make_engine(block_size=16, num_blocks=100, max_model_len=128)
+    request = _request("s", num_state=33)
+    questions = [ScoredQuestion([*make_prompt(5, seed=number % 3), number], [[(1,)], [(2,)]]) for number in range(20)]
+    engine.score(msgspec.structs.replace(request, questions=questions))
+    _, steps = _run(engine)
+    assert steps[-1].blocks_cached == 2
 
 
 def test_others_start_while_questions_are_left() -> None:
